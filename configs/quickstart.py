@@ -1,0 +1,24 @@
+"""A small Selfie on built-in images, for a first look (`make quickstart`): no download, minutes on a CPU.
+
+    python bin/pretrain.py --config=configs/quickstart.py --workdir=runs/quickstart
+
+Not the paper's numbers: width 8 instead of 64, 600 steps of 64 drawn images. Chance is 0.25 patch
+accuracy. Result: see the README's quickstart section.
+"""
+
+from selfie_tf.config import Config
+
+
+def get_config() -> Config:
+    config = Config()
+    config.data.name = "builtin:shapes"
+    config.model.width = 8
+    config.model.num_heads = 4
+    config.model.mlp_dim = 80
+    config.optimizer.learning_rate = 0.05
+    config.train.steps = 600
+    config.train.batch_size = 64
+    config.train.checkpoint_every = 100
+    config.train.picture_every = 100
+    config.train.log_every = 20
+    return config

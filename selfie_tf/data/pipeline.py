@@ -1,0 +1,135 @@
+"""Images to batches of patches, in tf.data on the host (section 2.1).
+
+Everything random is a function of (seed, position), see `sources`; nothing keeps state.
+"""
+
+import tensorflow as tf
+
+from selfie_tf.data.sources import Rows
+from selfie_tf.patches import split_image
+
+
+def resize_and_center(image: tf.Tensor, size: int) -> tf.Tensor:
+    """Scales the shorter side to `size` and cuts out the central square.
+
+    Args:
+      image: uint8 `[h, w, 3]`.
+      size: in pixels.
+
+    Returns:
+      uint8 `[size, size, 3]`.
+    """
+    if image.shape[:2] == (size, size):
+        return image
+    shape = tf.shape(image)
+    side = tf.minimum(shape[0], shape[1])
+    image = tf.image.crop_to_bounding_box(
+        image, (shape[0] - side) // 2, (shape[1] - side) // 2, side, side
+    )
+    return _resize(image, size)
+
+
+def pad_and_crop(image: tf.Tensor, pad: int, seed: tf.Tensor) -> tf.Tensor:
+    """Pads with `pad` zero pixels on each side and crops back at a random place (section 2.1)."""
+    padded = tf.pad(image, [[pad, pad], [pad, pad], [0, 0]])
+    return tf.ensure_shape(tf.image.stateless_random_crop(padded, image.shape, seed), image.shape)
+
+
+def random_resized_crop(
+    image: tf.Tensor, size: int, min_area: float, seed: tf.Tensor
+) -> tf.Tensor:
+    """A random rectangle of at least `min_area` of the image, aspect 3/4 to 4/3, scaled to a square.
+
+    Args:
+      image: uint8 `[h, w, 3]`.
+      size: of the result in pixels.
+      min_area: part of the image's area, in (0, 1].
+      seed: int `[2]`.
+
+    Returns:
+      uint8 `[size, size, 3]`.
+    """
+    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.shape(image),
+        tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+        seed,
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        area_range=(min_area, 1.0),
+        max_attempts=10,
+        use_image_if_no_bounding_boxes=True,
+        min_object_covered=0.0,
+    )
+    return _resize(tf.slice(image, begin, extent), size)
+
+
+def _resize(image, size):
+    image = tf.image.resize(image, [size, size], antialias=True)
+    image = tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)
+    return tf.ensure_shape(image, [size, size, 3])
+
+
+def training_image(image: tf.Tensor, config, seed: tf.Tensor) -> tf.Tensor:
+    """One training image, cropped as `config.data.crop` says: uint8 `[S, S, 3]`."""
+    data = config.data
+    if data.crop == "random_resized":
+        return random_resized_crop(image, data.image_size, data.min_crop_area, seed)
+    image = resize_and_center(image, data.image_size)
+    return pad_and_crop(image, config.patches.pad, seed) if data.crop == "pad" else image
+
+
+def training_batches(
+    source, config, start_step: int = 0, rows: Rows | None = None, batch_size: int = 0
+) -> tf.data.Dataset:
+    """Endless batches of the model's input, from step `start_step` on.
+
+    Args:
+      source: see `sources.make_source`.
+      config: a `config.Config`.
+      start_step: the first batch is that of this step.
+      rows: the part of every global batch to yield; default all of it.
+      batch_size: rows of one element, a divisor of `rows.count`; default all of them.
+
+    Returns:
+      a dataset of dicts, see `models.selfie.SelfiePretrainer.call`; static shapes.
+    """
+    rows = rows or Rows(config.train.batch_size)
+    seed = config.train.seed
+
+    def cut(position, image):
+        # Two streams of random numbers an image: even for the crop, odd for the split.
+        stream = tf.stack([tf.constant(seed, tf.int64), 2 * position])
+        image = training_image(image, config, stream)
+        return split_image(image, config.patches.size, config.num_context, stream + [0, 1])
+
+    batches = (
+        source.train_images(seed, start_step, rows)
+        .map(cut, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(batch_size or rows.count, drop_remainder=True)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+    options = tf.data.Options()
+    options.deterministic = True
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return batches.with_options(options)
+
+
+def held_out_batches(source, config, batch_size: int, limit: int) -> tf.data.Dataset:
+    """Batches of the first held-out images: no random crop, and a split fixed by the image alone.
+
+    Args:
+      source, config: as in `training_batches`.
+      batch_size: the last batch may be smaller.
+      limit: number of images.
+
+    Returns:
+      a dataset of dicts, as `training_batches`.
+    """
+
+    def cut(index, image):
+        image = resize_and_center(image, config.data.image_size)
+        # The same hidden places in every run, whatever its seed; -1 is no run's seed.
+        split_seed = tf.stack([tf.constant(-1, tf.int64), index])
+        return split_image(image, config.patches.size, config.num_context, split_seed)
+
+    images = source.held_out_images().take(limit)
+    return images.map(cut, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)

@@ -1,0 +1,337 @@
+"""Where images come from: TFDS, a folder, or drawn by code.
+
+A source yields the images at *positions* of an endless stream that depends on the seed alone:
+position g is in epoch g // N, and each epoch has its own order of the N training images. So the
+input can be asked for from any step, and yields what an uninterrupted run would have seen.
+"""
+
+import dataclasses
+import logging
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from selfie_tf.data import shapes
+from selfie_tf.data.decode import IMAGE_SUFFIXES, read_image
+from selfie_tf.errors import UserError
+
+_END = np.iinfo(np.int64).max
+_HELD_OUT_SPLITS = ("test", "validation", "val")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The part of every global batch that one input pipeline yields: `count` rows from `first`."""
+
+    batch_size: int  # the global one
+    first: int = 0
+    count: int = 0  # 0: all of them
+
+    def __post_init__(self):
+        if not self.count:
+            object.__setattr__(self, "count", self.batch_size)
+
+
+class IndexedSource:
+    """Images that can be read one by one: `train` and `held_out` are arrays that name them.
+
+    Attributes:
+      num_train: N, training images.
+      num_held_out: images for pictures and evaluation, never trained on.
+      failure: the UserError that made reading fail, if it did; tf.data hides it in one of its own.
+    """
+
+    failure = None
+
+    def __init__(self, train, held_out):
+        self._train, self._held_out = train, held_out
+        self.num_train, self.num_held_out = len(train), len(held_out)
+
+    def _load(self, items, index: tf.Tensor) -> tf.Tensor:
+        """uint8 `[h, w, 3]` image number `index` of `items`."""
+        return tf.gather(items, index)
+
+    def train_images(self, seed: int, start_step: int, rows: Rows) -> tf.data.Dataset:
+        """Endless (position int64, image uint8 `[h, w, 3]`), from step `start_step` on."""
+        n = self.num_train
+
+        def at(k):
+            position = k // rows.count * rows.batch_size + rows.first + k % rows.count
+            order = tf.stack([tf.constant(seed, tf.int64), position // n])  # one per epoch
+            index = tf.random.experimental.index_shuffle(position % n, order, n - 1)
+            return position, self._load(self._train, index)
+
+        positions = tf.data.Dataset.range(start_step * rows.count, _END)
+        return positions.map(at, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def held_out_images(self) -> tf.data.Dataset:
+        """(index int64, image uint8 `[h, w, 3]`) of every held-out image, always in one order."""
+        return tf.data.Dataset.range(self.num_held_out).map(
+            lambda i: (i, self._load(self._held_out, i)), num_parallel_calls=tf.data.AUTOTUNE
+        )
+
+
+class ShapesSource(IndexedSource):
+    """The built-in scenes, drawn once into memory.
+
+    Args:
+      image_size: pixels a side; above 64 they are drawn at 64, and the pipeline enlarges them.
+    """
+
+    def __init__(self, image_size: int):
+        size = min(image_size, 64)
+        train = np.arange(shapes.NUM_TRAIN)
+        test = np.arange(shapes.NUM_TRAIN, shapes.NUM_TRAIN + shapes.NUM_TEST)
+        super().__init__(
+            tf.constant(shapes.draw_shapes(train, size)[0]),
+            tf.constant(shapes.draw_shapes(test, size)[0]),
+        )
+
+
+class FolderSource(IndexedSource):
+    """All images below a folder, whatever its depth; class folders are not needed.
+
+    Where the folder holds nothing but `train` and `test` (or `validation`, `val`) folders, these
+    are the training and the held-out images; else `held_out` of the images are held out.
+
+    Args:
+      path: of the folder.
+      held_out: images to keep out of training; never more than a tenth.
+      min_side: shorter side in pixels that a JPEG may be shrunk to while it is decoded.
+      corrupt_budget: largest part of the files that may be unreadable.
+      max_pixels: larger images count as unreadable.
+
+    Raises:
+      UserError: if there is no such folder, or no image in it.
+    """
+
+    def __init__(self, path, held_out, min_side, corrupt_budget, max_pixels):
+        if not tf.io.gfile.isdir(path):
+            raise UserError(f"data.name=folder:{path}: no such folder; give an existing one")
+        self._min_side, self._max_pixels = min_side, max_pixels
+        self._budget = corrupt_budget
+        self._corrupt = {}
+        folders = {name.rstrip("/") for name in tf.io.gfile.listdir(path)}
+        folders = {f for f in folders if tf.io.gfile.isdir(os.path.join(path, f))}
+        split = next((s for s in _HELD_OUT_SPLITS if s in folders), None)
+        if "train" in folders and folders <= {"train", *_HELD_OUT_SPLITS}:
+            train = list_images(os.path.join(path, "train"))
+            test = list_images(os.path.join(path, split)) if split else []
+        else:
+            train, test = list_images(path), []
+        if not test:
+            # A fixed choice, whatever the seed, so that runs can be compared.
+            train = [train[i] for i in np.random.RandomState(0).permutation(len(train))]
+            count = min(held_out, len(train) // 10)
+            train, test = train[count:], train[:count]
+        if not train:
+            raise UserError(
+                f"data.name=folder:{path}: no images in it or below; "
+                f"expected files ending in {', '.join(IMAGE_SUFFIXES)}"
+            )
+        super().__init__(np.array(train), np.array(test or train[:1]))
+
+    def _load(self, items, index):
+        def load(i):
+            # An unreadable file gives way to the next one, so that the image at a position stays a
+            # function of the position.
+            for k in range(len(items)):
+                path = str(items[(i + k) % len(items)])
+                if path in self._corrupt:
+                    continue
+                try:
+                    return read_image(path, self._max_pixels, self._min_side)
+                except Exception as error:  # decoders throw whatever they like
+                    self._count(path, error)
+            raise self.failure
+
+        image = tf.numpy_function(load, [index], tf.uint8)
+        return tf.ensure_shape(image, [None, None, 3])
+
+    def _count(self, path, error):
+        self._corrupt[path] = str(error)
+        total = self.num_train + self.num_held_out
+        logging.warning("skipped unreadable image %s (%s)", path, error)
+        if len(self._corrupt) > self._budget * total:
+            self.failure = UserError(
+                f"{len(self._corrupt)} of {total} images are unreadable, more than "
+                f"data.corrupt_budget={self._budget:g} allows; the last one: {path} ({error}); "
+                f"mend or remove it, or raise --config.data.corrupt_budget"
+            )
+            raise self.failure
+
+
+class TFDSSource:
+    """A TensorFlow Datasets image dataset, streamed from its TFRecord files.
+
+    Held out is the test or validation split; where there is none, the first training records.
+
+    Args:
+      name: as TFDS has it, `NAME[/CONFIG][:VERSION]`.
+      data_dir: TFDS's folder of prepared datasets; "" for its default.
+      held_out, shuffle_buffer: see `config.DataConfig`.
+      download: whether TFDS may fetch and prepare it.
+
+    Attributes: as `IndexedSource`.
+
+    Raises:
+      UserError: if the dataset is unknown, not prepared, not images, or not in TFRecord files.
+    """
+
+    failure = None
+
+    def __init__(self, name, data_dir, held_out, shuffle_buffer, download=False):
+        import tensorflow_datasets as tfds  # slow, and of no use to the other sources
+
+        culprit = f"data.name=tfds:{name}"
+        try:
+            builder = tfds.builder(name, data_dir=data_dir or None)
+            if download:
+                builder.download_and_prepare()
+        except Exception as error:  # TFDS raises many kinds
+            line = next((s.strip() for s in str(error).splitlines() if s.strip()), repr(error))
+            raise UserError(f"{culprit}: {line}") from error
+        splits = builder.info.splits
+        if not splits:
+            where = os.path.dirname(os.path.dirname(str(builder.data_dir)))
+            raise UserError(
+                f"{culprit}: not found in {where}; give its folder with --data_dir, let TFDS fetch "
+                "it with --download, or try --config=configs/quickstart.py, which needs no data"
+            )
+        if "train" not in splits:
+            raise UserError(f"{culprit}: has no train split, only {', '.join(splits)}")
+        images = [k for k, f in builder.info.features.items() if isinstance(f, tfds.features.Image)]
+        if not images:
+            raise UserError(f"{culprit}: has no image feature; an image dataset is needed")
+        if builder.info.file_format.value != "tfrecord":
+            raise UserError(
+                f"{culprit}: is stored as {builder.info.file_format.value}; prepare it as tfrecord"
+            )
+        self._features, self._image_key = builder.info.features, images[0]
+        self._buffer = shuffle_buffer
+        test = next((s for s in _HELD_OUT_SPLITS if s in splits), None)
+        train = splits["train"]
+        if test is None:
+            count = min(held_out, train.num_examples // 10)
+            test, train = f"train[:{count}]", splits[f"train[{count}:]"]
+        self._train, self._test = train.file_instructions, splits[test].file_instructions
+        self.num_train, self.num_held_out = train.num_examples, splits[test].num_examples
+
+    def train_images(self, seed: int, start_step: int, rows: Rows) -> tf.data.Dataset:
+        """As `IndexedSource.train_images`; the order is a shuffle of shards and of a buffer."""
+        start = start_step * rows.batch_size
+        n, buffer = self.num_train, min(self._buffer, self.num_train)
+
+        def epoch_records(epoch):
+            order = tf.stack([tf.constant(seed, tf.int64), epoch])
+            records = _read(self._train, order).shuffle(
+                # Not the seed of the shards' order; prime, so that seeds' epochs don't coincide.
+                buffer, seed=seed + 1_000_003 * epoch, reshuffle_each_iteration=False
+            )
+            return records.skip(tf.where(epoch == start // n, tf.constant(start % n, tf.int64), 0))
+
+        records = tf.data.Dataset.range(start // n, _END).flat_map(epoch_records)
+        # Other pipelines' rows are dropped before anything is decoded.
+        records = records.enumerate(start).filter(
+            lambda position, _: (position % rows.batch_size >= rows.first)
+            & (position % rows.batch_size < rows.first + rows.count)
+        )
+        return records.map(self._parse, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def held_out_images(self) -> tf.data.Dataset:
+        """As `IndexedSource.held_out_images`."""
+        return _read(self._test).enumerate().map(self._parse, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _parse(self, position, record):
+        image = self._features.deserialize_example(record)[self._image_key]
+        if image.dtype != tf.uint8:
+            image = tf.image.convert_image_dtype(image, tf.uint8)
+        channels = image.shape[-1]
+        if channels == 1:
+            image = tf.image.grayscale_to_rgb(image)
+        return position, image[..., :3]
+
+
+def _read(instructions, order=None) -> tf.data.Dataset:
+    """Raw records of TFDS file instructions; `order`, int64 `[2]`, shuffles the files."""
+    files = [str(i.filename) for i in instructions]
+    spans = [(i.skip, i.take) for i in instructions]
+    index = tf.range(len(files), dtype=tf.int64)
+    if order is not None:
+        index = tf.random.experimental.stateless_shuffle(index, order)
+    shards = tf.data.Dataset.from_tensor_slices(
+        (tf.gather(tf.constant(files), index), tf.gather(tf.constant(spans, tf.int64), index))
+    )
+    return shards.interleave(
+        lambda file, span: tf.data.TFRecordDataset(file).skip(span[0]).take(span[1]),
+        cycle_length=min(16, len(files)),
+        block_length=16,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+
+
+def list_images(path: str) -> list:
+    """Sorted paths of all image files at any depth below `path`; says what else it passed over."""
+    found, other, seen = [], {}, set()
+    for folder, _, names in tf.io.gfile.walk(path):
+        real = os.path.realpath(folder) if "://" not in folder else folder
+        if real in seen:  # a link back up
+            continue
+        seen.add(real)
+        for name in names:
+            suffix = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                continue
+            if suffix in IMAGE_SUFFIXES:
+                found.append(os.path.join(folder, name))
+            else:
+                other[suffix or name] = other.get(suffix or name, 0) + 1
+    if other:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(other.items())[:10])
+        logging.info("%s: passed over files that are no images: %s", path, kinds)
+    return sorted(found)
+
+
+def make_source(config, data_dir: str = "", download: bool = False, remote: bool = False):
+    """Makes the source that `config.data.name` asks for.
+
+    Args:
+      config: a `config.Config`.
+      data_dir: TFDS's folder.
+      download: whether TFDS may fetch the data.
+      remote: whether the input runs on other machines' TPU hosts, which see neither this machine's
+        files nor its Python.
+
+    Returns:
+      an `IndexedSource` or `TFDSSource`.
+
+    Raises:
+      UserError: if there is no such data, or fewer images than a batch.
+    """
+    data = config.data
+    kind, _, rest = data.name.partition(":")
+    if remote and kind != "builtin" and (kind == "folder" or not data_dir.startswith("gs://")):
+        raise UserError(
+            f"data.name={data.name}: the hosts of a TPU given by name read TFDS data from "
+            "--data_dir=gs://BUCKET/... only; or run on a TPU VM with --tpu=local"
+        )
+    if kind == "builtin":
+        if rest != "shapes":
+            raise UserError(f"data.name={data.name}: the only built-in images are builtin:shapes")
+        source = ShapesSource(data.image_size)
+    elif kind == "folder":
+        least = data.image_size
+        if data.crop == "random_resized":
+            least = int(np.ceil(least * (4 / 3) ** 0.5 * data.min_crop_area**-0.5))
+        path = os.path.expanduser(rest)
+        source = FolderSource(path, data.held_out, least, data.corrupt_budget, data.max_pixels)
+    else:
+        source = TFDSSource(rest, data_dir, data.held_out, data.shuffle_buffer, download)
+    if source.num_train < config.train.batch_size:
+        raise UserError(
+            f"data.name={data.name} has {source.num_train} training images, fewer than one batch: "
+            f"lower --config.train.batch_size={config.train.batch_size}"
+        )
+    return source

@@ -1,0 +1,201 @@
+"""Picks the strategy: a TPU by name, TF_CONFIG workers, GPUs, or the CPU."""
+
+import json
+import os
+import socket
+import threading
+
+import tensorflow as tf
+
+from selfie_tf.errors import UserError
+
+_TIMEOUT = 15.0  # seconds for a TPU's name to resolve and its port to answer
+
+
+def make_strategy(tpu: str = "", virtual_devices: int = 0) -> tf.distribute.Strategy:
+    """Makes the strategy for the hardware at hand. Call once a process, before any tensor is made.
+
+    Args:
+      tpu: name or `grpc://` address of a TPU; "local" on a TPU VM; "" for none.
+      virtual_devices: splits the CPU into that many replicas, for trying distribution anywhere.
+
+    Returns:
+      TPUStrategy with `tpu`; else MultiWorkerMirroredStrategy where TF_CONFIG names a cluster;
+      else MirroredStrategy over `virtual_devices` or over several GPUs; else the one GPU's or, on
+      the CPU, the default strategy.
+
+    Raises:
+      UserError: if the TPU is absent or unreachable, TF_CONFIG cannot be used, or the arguments
+        exclude each other.
+    """
+    if virtual_devices < 0:
+        raise UserError(f"--virtual_devices={virtual_devices}: expected 0 or more")
+    tf_config = os.environ.get("TF_CONFIG", "")
+    if virtual_devices and (tpu or tf_config):
+        other = "--tpu" if tpu else "TF_CONFIG"
+        raise UserError(f"--virtual_devices and {other} exclude each other: drop one")
+    if tpu:
+        return _tpu_strategy(tpu)
+    if tf_config:
+        _check_tf_config(tf_config)
+        _let_gpu_memory_grow()
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except (ValueError, RuntimeError, tf.errors.OpError) as error:
+            raise UserError(f"TF_CONFIG: cannot start this worker: {first_line(error)}") from error
+    if virtual_devices:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration() for _ in range(virtual_devices)]
+        )
+        return tf.distribute.MirroredStrategy([f"/cpu:{i}" for i in range(virtual_devices)])
+    gpus = _let_gpu_memory_grow()
+    if len(gpus) > 1:
+        return tf.distribute.MirroredStrategy()
+    if gpus:
+        return tf.distribute.OneDeviceStrategy("/gpu:0")
+    return tf.distribute.get_strategy()
+
+
+def describe(strategy: tf.distribute.Strategy) -> str:
+    """One line on the hardware, for logs and result.json."""
+    kind = type(strategy).__name__.removesuffix("V2").removeprefix("_")
+    devices = sorted(
+        {d.device_type for d in tf.config.list_logical_devices() if "SYSTEM" not in d.device_type}
+    )
+    return f"{kind}, {strategy.num_replicas_in_sync} replica(s), devices: {', '.join(devices)}"
+
+
+def is_tpu(strategy: tf.distribute.Strategy) -> bool:
+    return isinstance(strategy, tf.distribute.TPUStrategy)
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one that writes the work directory."""
+    resolver = strategy.cluster_resolver
+    if is_tpu(strategy) or resolver is None or not resolver.task_type:
+        return True
+    has_chief = "chief" in resolver.cluster_spec().jobs
+    return resolver.task_type == "chief" or (not has_chief and resolver.task_id == 0)
+
+
+def num_workers(strategy: tf.distribute.Strategy) -> int:
+    """Processes that share one MultiWorkerMirroredStrategy run; 1 otherwise."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 1
+    spec = strategy.cluster_resolver.cluster_spec()
+    return sum(spec.num_tasks(job) for job in spec.jobs if job in ("chief", "worker"))
+
+
+def per_replica_batch(strategy: tf.distribute.Strategy, batch_size: int) -> int:
+    """The part of the global batch that one replica sees.
+
+    Raises:
+      UserError: if the replicas cannot share the batch evenly.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % replicas:
+        raise UserError(
+            f"train.batch_size={batch_size} is not divisible by the {replicas} replicas: "
+            f"use e.g. train.batch_size={-(-batch_size // replicas) * replicas}"
+        )
+    return batch_size // replicas
+
+
+def first_line(error: BaseException) -> str:
+    """The first line that says anything of an error's message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _let_gpu_memory_grow():
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    return gpus
+
+
+def _check_tf_config(text: str) -> None:
+    example = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        addresses = cluster[task["type"]]
+        index = task["index"]
+        problem = None
+        if set(cluster) - {"chief", "worker"}:
+            problem = f"jobs {sorted(cluster)} (only chief and worker take part in training)"
+        elif not isinstance(addresses, list) or not all(
+            isinstance(a, str) and a.rpartition(":")[2].isdigit() for a in addresses
+        ):
+            problem = f"cluster.{task['type']} is not a list of host:port"
+        elif not isinstance(index, int) or not 0 <= index < len(addresses):
+            problem = f"task.index={index!r} is not one of the {len(addresses)} {task['type']}s"
+    except json.JSONDecodeError as error:
+        problem = f"not JSON ({error})"
+    except (KeyError, TypeError, AttributeError) as error:
+        problem = f"lacks {error}"
+    if problem:
+        raise UserError(f"TF_CONFIG: {problem}; expected e.g. {example}")
+
+
+def _tpu_strategy(name: str) -> tf.distribute.Strategy:
+    """Connects to the TPU, starts its system and makes the strategy; fails within seconds."""
+    way_out = "give --tpu=NAME of a running TPU, --tpu=local on a TPU VM, or leave --tpu out"
+    if name == "local":
+        if not tf.config.list_physical_devices("TPU") and not _has_tpu_driver():
+            raise UserError(f"--tpu=local: this machine has no TPU that TensorFlow sees; {way_out}")
+    address = "" if name == "local" else name
+
+    def resolve():
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+        return resolver, resolver.master() if address else ""
+
+    # Resolving a name asks the cloud's metadata server and API, which retry for minutes.
+    resolver, master = _within(_TIMEOUT, resolve, f"--tpu={name}", way_out)
+    if master.startswith("grpc://"):
+        host, _, port = master.removeprefix("grpc://").partition("/")[0].rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=_TIMEOUT).close()
+        except (OSError, ValueError) as error:
+            raise UserError(f"--tpu={name}: {master} does not answer ({error}); {way_out}") from error
+    try:
+        if address:
+            tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except Exception as error:  # whatever the runtime throws: the user needs the line
+        raise UserError(
+            f"--tpu={name}: the TPU system did not start ({first_line(error)}); {way_out}"
+        ) from error
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def _has_tpu_driver() -> bool:
+    try:
+        import libtpu  # noqa: F401  (comes with the tensorflow-tpu wheel)
+    except ImportError:
+        return False
+    return any(
+        entry.startswith("accel") or entry == "vfio" for entry in os.listdir("/dev")
+    )
+
+
+def _within(seconds, function, culprit, way_out):
+    """function() in a thread that is given up after `seconds`."""
+    outcome = []
+
+    def run():
+        try:
+            outcome.append((function(), None))
+        except Exception as error:
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not outcome:
+        raise UserError(f"{culprit}: no such TPU answered within {seconds:.0f} s; {way_out}")
+    value, error = outcome[0]
+    if error is not None:
+        raise UserError(f"{culprit}: {first_line(error)}; {way_out}") from error
+    return value

@@ -1,0 +1,174 @@
+"""The self-attention block of section 2.2, and a dropout whose state lives in the checkpoint.
+
+Of our own, since Keras's dropout (which its MultiHeadAttention brings along) draws from a generator
+that tf.train.Checkpoint does not save: a resumed run would drop other units.
+"""
+
+import tensorflow as tf
+import tf_keras as keras
+
+
+class StatelessDropout(keras.layers.Layer):
+    """Dropout drawn from (seed, replica, number of training calls so far).
+
+    The count is a non-trainable weight, so checkpoints carry it and a resumed run draws what the
+    uninterrupted one would have drawn.
+
+    Args:
+      rate: part of the units set to zero; the others are scaled by 1 / (1 - rate).
+      seed: int; layers of one model need different ones.
+    """
+
+    def __init__(self, rate: float, seed: int = 0, **kwargs):
+        super().__init__(**kwargs)
+        self.rate, self.seed = rate, seed
+
+    def build(self, input_shape):
+        self.calls = self.add_weight(
+            "calls",
+            [],
+            dtype=tf.int64,
+            initializer="zeros",
+            trainable=False,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor, training=None) -> tf.Tensor:
+        """Drops units of `inputs` (float, any shape) if `training`; else returns them."""
+        if training is None:
+            training = keras.backend.learning_phase()
+        if not self.rate or (isinstance(training, (bool, int)) and not training):
+            return inputs
+        if isinstance(training, (bool, int)):
+            return self._drop(inputs)
+        return tf.cond(tf.cast(training, tf.bool), lambda: self._drop(inputs), lambda: inputs)
+
+    def _drop(self, inputs):
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        count = tf.identity(self.calls)
+        stream = tf.cast(self.seed, tf.int64) * 65_536 + tf.cast(replica, tf.int64)
+        self.calls.assign_add(1)
+        return tf.nn.experimental.stateless_dropout(
+            inputs, self.rate, seed=tf.stack([stream, count])
+        )
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+class SelfAttention(keras.layers.Layer):
+    """Multi-head scaled dot-product self-attention with dropout on the attention weights.
+
+    Args:
+      num_heads: must divide the input's width.
+      dropout_rate: of the attention weights.
+      seed: int, of the dropout.
+    """
+
+    def __init__(self, num_heads: int, dropout_rate: float = 0.1, seed: int = 0, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads, self.dropout_rate, self.seed = num_heads, dropout_rate, seed
+
+    def build(self, input_shape):
+        dim = input_shape[-1]
+        if dim % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads} does not divide the width {dim}")
+        for name in ("query", "key", "value", "output"):
+            layer = keras.layers.Dense(dim, name=name)
+            with tf.name_scope(name):
+                layer.build(input_shape)
+            setattr(self, f"{name}_projection", layer)
+        self.dropout = StatelessDropout(self.dropout_rate, self.seed, name="dropout")
+        with tf.name_scope("dropout"):
+            self.dropout.build(None)
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor, training=None) -> tf.Tensor:
+        """Args: inputs float `[B, N, D]`. Returns: `[B, N, D]`."""
+        count, dim = inputs.shape[1:]
+        heads = self.num_heads
+
+        def split(x):  # [B, N, D] -> [B, heads, N, D/heads]
+            return tf.transpose(tf.reshape(x, [-1, count, heads, dim // heads]), [0, 2, 1, 3])
+
+        query = split(self.query_projection(inputs)) * (dim // heads) ** -0.5
+        key = split(self.key_projection(inputs))
+        value = split(self.value_projection(inputs))
+        scores = tf.matmul(query, key, transpose_b=True)  # [B, heads, N, N]
+        # Softmax in float32 also under mixed precision.
+        weights = tf.cast(tf.nn.softmax(tf.cast(scores, tf.float32)), scores.dtype)
+        x = tf.matmul(self.dropout(weights, training=training), value)  # [B, heads, N, D/heads]
+        x = tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [-1, count, dim])  # [B, N, D]
+        return self.output_projection(x)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "dropout_rate": self.dropout_rate,
+            "seed": self.seed,
+        }
+
+
+class AttentionBlock(keras.layers.Layer):
+    """One block of A: self-attention, then two dense layers with GELU between, both post-LN.
+
+    As BERT, which section 2.2 names as the design: dropout, residual connection and layer norm
+    after the self-attention and again after the dense layers.
+
+    Args:
+      num_heads: must divide the input's width D.
+      mlp_dim: width of the intermediate layer.
+      dropout_rate: of the attention weights and before each residual connection.
+      seed: int; the block's three dropouts use 3*seed, 3*seed + 1 and 3*seed + 2.
+    """
+
+    def __init__(
+        self, num_heads: int, mlp_dim: int, dropout_rate: float = 0.1, seed: int = 0, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.num_heads, self.mlp_dim = num_heads, mlp_dim
+        self.dropout_rate, self.seed = dropout_rate, seed
+
+    def build(self, input_shape):
+        dim = input_shape[-1]
+        rate, seed = self.dropout_rate, 3 * self.seed
+        self.attention = SelfAttention(self.num_heads, rate, seed, name="attention")
+        self.attention_dropout = StatelessDropout(rate, seed + 1, name="attention_dropout")
+        self.attention_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="attention_norm")
+        self.intermediate = keras.layers.Dense(
+            self.mlp_dim, activation=tf.nn.gelu, name="intermediate"
+        )
+        self.output_dense = keras.layers.Dense(dim, name="output")
+        self.output_dropout = StatelessDropout(rate, seed + 2, name="output_dropout")
+        self.output_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="output_norm")
+        narrow, wide = input_shape, [*input_shape[:-1], self.mlp_dim]
+        for layer, shape in (
+            (self.attention, narrow),
+            (self.attention_dropout, narrow),
+            (self.attention_norm, narrow),
+            (self.intermediate, narrow),
+            (self.output_dense, wide),
+            (self.output_dropout, narrow),
+            (self.output_norm, narrow),
+        ):
+            with tf.name_scope(layer.name):
+                layer.build(shape)
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor, training=None) -> tf.Tensor:
+        """Args: inputs float `[B, N, D]`. Returns: `[B, N, D]`."""
+        x = self.attention_dropout(self.attention(inputs, training=training), training=training)
+        x = self.attention_norm(inputs + x)
+        y = self.output_dense(self.intermediate(x))  # [B, N, mlp_dim] -> [B, N, D]
+        return self.output_norm(x + self.output_dropout(y, training=training))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "mlp_dim": self.mlp_dim,
+            "dropout_rate": self.dropout_rate,
+            "seed": self.seed,
+        }

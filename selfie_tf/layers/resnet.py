@@ -1,0 +1,375 @@
+"""Pre-activation bottleneck ResNet (ResNet v2), the patch network P of Selfie.
+
+He et al. 2016b, "Identity Mappings in Deep Residual Networks". Selfie (section 3.2) takes the first
+three groups of ResNet-50 as its patch network, "ResNet-36", and all four groups ("ResNet-50") as
+the supervised baseline.
+"""
+
+import tensorflow as tf
+import tf_keras as keras
+
+UNITS_PER_GROUP = (3, 4, 6, 3)  # ResNet-50
+STRIDES_PER_GROUP = (1, 2, 2, 2)
+EXPANSION = 4  # output channels of a bottleneck unit / its filters
+
+
+def convolve(inputs, kernel, strides=1):
+    """'SAME' convolution, written as one matrix product where the static shapes make that faster.
+
+    Args:
+      inputs: float `[N, H, W, C]`.
+      kernel: `[kh, kw, C, F]` of the same dtype.
+      strides: int.
+
+    Returns:
+      `[N, ceil(H / strides), ceil(W / strides), F]`.
+    """
+    size, side = tuple(kernel.shape[:2]), tuple(inputs.shape[1:3])
+    if size == (1, 1) and strides == 1:
+        return tf.tensordot(inputs, kernel[0, 0], 1)
+    if size == (3, 3) and side == (2, 2) and strides == 1:
+        return _convolve_2x2(inputs, kernel)
+    return tf.nn.conv2d(inputs, kernel, strides, "SAME")
+
+
+def _convolve_2x2(inputs, kernel):
+    """3x3 convolution of a 2x2 map: each output position sees all four input positions."""
+    channels, filters = kernel.shape[2:]
+    # The output position (y, x) weighs the input position (i, j) by kernel[1 - y + i, 1 - x + j].
+    windows = [kernel[1 - y : 3 - y, 1 - x : 3 - x] for y in range(2) for x in range(2)]
+    dense = tf.stack(windows, axis=3)  # [2, 2, C, 4, F]
+    dense = tf.reshape(dense, [4 * channels, 4 * filters])
+    outputs = tf.matmul(tf.reshape(inputs, [-1, 4 * channels]), dense)  # [N, 4F]
+    return tf.reshape(outputs, [-1, 2, 2, filters])  # [N, 2, 2, F]
+
+
+class Convolution(keras.layers.Conv2D):
+    """2-D convolution without bias, 'SAME' padding, He-normal kernel `[kh, kw, in, out]`.
+
+    Args:
+      filters: int, output channels.
+      kernel_size: int, side of the square kernel.
+      strides: int, equal in both directions.
+    """
+
+    def __init__(self, filters, kernel_size, strides=1, **kwargs):
+        super().__init__(
+            filters,
+            kernel_size,
+            strides=strides,
+            padding="same",
+            use_bias=False,
+            kernel_initializer="he_normal",
+            **kwargs,
+        )
+
+    def convolution_op(self, inputs, kernel):
+        return convolve(inputs, kernel, self.strides[0])
+
+    def get_config(self):
+        config = keras.layers.Layer.get_config(self)
+        config.update(
+            filters=self.filters, kernel_size=self.kernel_size[0], strides=self.strides[0]
+        )
+        return config
+
+
+class NormReLU(keras.layers.Layer):
+    """Batch normalisation over all but the channel axis, then ReLU.
+
+    Args:
+      momentum: float, of the moving statistics.
+      synchronized: bool, whether the batch statistics are taken over all replicas.
+    """
+
+    def __init__(self, momentum=0.9, synchronized=False, **kwargs):
+        super().__init__(**kwargs)
+        self.momentum = momentum
+        self.synchronized = synchronized
+        self.norm = keras.layers.BatchNormalization(
+            momentum=momentum, epsilon=1e-5, synchronized=synchronized, name="norm"
+        )
+
+    def build(self, input_shape):
+        _build(self.norm, input_shape)
+        super().build(input_shape)
+
+    def call(self, inputs, training=None):
+        return tf.nn.relu(self.norm(inputs, training=training))
+
+    def compute_output_shape(self, input_shape):
+        return tf.TensorShape(input_shape)
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(momentum=self.momentum, synchronized=self.synchronized)
+        return config
+
+
+class BottleneckUnit(keras.layers.Layer):
+    """Pre-activation bottleneck unit: 1x1, 3x3 (strided) and 1x1 convolution plus shortcut.
+
+    He et al. 2016b, figure 1b: batch normalisation and ReLU come before each convolution, and
+    nothing follows the addition.
+
+    Args:
+      filters: int, channels of the 3x3 convolution; the output has 4 times as many.
+      strides: int, of the 3x3 convolution and of the projection.
+      project: bool, whether the shortcut is a 1x1 convolution of the pre-activated input instead
+        of the input itself; needed where the shape changes.
+      norm_momentum: float, of the moving statistics of batch normalisation.
+      synchronized: bool, whether batch statistics are taken over all replicas.
+    """
+
+    def __init__(
+        self, filters, strides=1, project=False, norm_momentum=0.9, synchronized=False, **kwargs
+    ):
+        super().__init__(**kwargs)
+        if strides != 1 and not project:
+            raise ValueError(f"strides={strides} changes the shape: project must be True")
+        self.filters = filters
+        self.strides = strides
+        self.project = project
+        self.norm_momentum = norm_momentum
+        self.synchronized = synchronized
+        self.norm1 = NormReLU(norm_momentum, synchronized, name="norm1")
+        self.conv1 = Convolution(filters, 1, name="conv1")
+        self.norm2 = NormReLU(norm_momentum, synchronized, name="norm2")
+        self.conv2 = Convolution(filters, 3, strides, name="conv2")
+        self.norm3 = NormReLU(norm_momentum, synchronized, name="norm3")
+        self.conv3 = Convolution(EXPANSION * filters, 1, name="conv3")
+        if project:
+            self.projection = Convolution(EXPANSION * filters, 1, strides, name="projection")
+
+    def build(self, input_shape):
+        if self.project:
+            _build(self.projection, input_shape)
+        elif input_shape[-1] != EXPANSION * self.filters:
+            raise ValueError(
+                f"without a projection the input must have 4 * filters = "
+                f"{EXPANSION * self.filters} channels, got input shape {tuple(input_shape)}"
+            )
+        shape = input_shape
+        for layer in (self.norm1, self.conv1, self.norm2, self.conv2, self.norm3, self.conv3):
+            shape = _build(layer, shape)
+        super().build(input_shape)
+
+    def call(self, inputs, training=None):
+        x = self.norm1(inputs, training=training)  # [N, H, W, C]
+        shortcut = self.projection(x) if self.project else inputs
+        x = self.norm2(self.conv1(x), training=training)  # [N, H, W, filters]
+        x = self.norm3(self.conv2(x), training=training)  # [N, h, w, filters]
+        return self.conv3(x) + shortcut  # [N, h, w, 4 * filters]
+
+    def compute_output_shape(self, input_shape):
+        return self.conv3.compute_output_shape(self.conv2.compute_output_shape(input_shape))
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            filters=self.filters,
+            strides=self.strides,
+            project=self.project,
+            norm_momentum=self.norm_momentum,
+            synchronized=self.synchronized,
+        )
+        return config
+
+
+class ResNetGroup(keras.layers.Layer):
+    """`num_units` bottleneck units; the first one projects its shortcut and applies the stride.
+
+    Args:
+      filters: int, of the 3x3 convolutions; the output has 4 times as many channels.
+      num_units: int.
+      strides: int, of the first unit.
+      norm_momentum: float, of the moving statistics of batch normalisation.
+      synchronized: bool, whether batch statistics are taken over all replicas.
+    """
+
+    def __init__(
+        self, filters, num_units, strides=1, norm_momentum=0.9, synchronized=False, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.num_units = num_units
+        self.strides = strides
+        self.norm_momentum = norm_momentum
+        self.synchronized = synchronized
+        self.units = [
+            BottleneckUnit(
+                filters,
+                strides=strides if i == 0 else 1,
+                project=i == 0,
+                norm_momentum=norm_momentum,
+                synchronized=synchronized,
+                name=f"unit{i + 1}",
+            )
+            for i in range(num_units)
+        ]
+
+    def build(self, input_shape):
+        _build_chain(self.units, input_shape)
+        super().build(input_shape)
+
+    def call(self, inputs, training=None):
+        x = inputs
+        for unit in self.units:
+            x = unit(x, training=training)
+        return x
+
+    def compute_output_shape(self, input_shape):
+        return _chain_output_shape(self.units, input_shape)
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            filters=self.filters,
+            num_units=self.num_units,
+            strides=self.strides,
+            norm_momentum=self.norm_momentum,
+            synchronized=self.synchronized,
+        )
+        return config
+
+
+class ResNetV2(keras.layers.Layer):
+    """ResNet-50 v2 (He et al. 2016b) cut after `num_groups` groups: images to feature maps.
+
+    Three groups at width 64 are Selfie's patch network P (section 3.2; 8.53 M trainable
+    parameters), four are the body of ResNet-50. The weights serve any image size.
+
+    Args:
+      width: int, filters of the first group; each further group doubles them.
+      num_groups: int, 1 to 4.
+      stem: "small", one 3x3 convolution of stride 1, for patches and 32x32 images; or "imagenet",
+        a 7x7 convolution of stride 2 and a 3x3 max-pooling of stride 2.
+      norm_momentum: float, of the moving statistics of batch normalisation.
+      synchronized: bool, whether batch statistics are taken over all replicas.
+
+    Attributes:
+      stem: layer, `[N, H, W, 3]` to `[N, h, w, width]`.
+      groups: list of `ResNetGroup`.
+      final_norm: layer, the batch normalisation and ReLU that end a pre-activation network.
+    """
+
+    def __init__(
+        self,
+        width=64,
+        num_groups=3,
+        stem="small",
+        norm_momentum=0.9,
+        synchronized=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not 1 <= num_groups <= len(UNITS_PER_GROUP):
+            raise ValueError(f"num_groups must be 1 to {len(UNITS_PER_GROUP)}, got {num_groups}")
+        self.width = width
+        self.num_groups = num_groups
+        self.norm_momentum = norm_momentum
+        self.synchronized = synchronized
+        self.stem = Stem(width, stem, name="stem")
+        self.groups = [
+            ResNetGroup(
+                width * 2**i,
+                UNITS_PER_GROUP[i],
+                STRIDES_PER_GROUP[i],
+                norm_momentum=norm_momentum,
+                synchronized=synchronized,
+                name=f"group{i + 1}",
+            )
+            for i in range(num_groups)
+        ]
+        self.final_norm = NormReLU(norm_momentum, synchronized, name="final_norm")
+
+    def build(self, input_shape):
+        _build_chain([self.stem, *self.groups, self.final_norm], input_shape)
+        super().build(input_shape)
+
+    def call(self, images, training=None):
+        """Computes the feature map.
+
+        Args:
+          images: float `[N, H, W, 3]`, normalised.
+          training: bool; whether batch normalisation uses the batch's statistics.
+
+        Returns:
+          `[N, h, w, 4 * width * 2**(num_groups - 1)]` in the compute dtype.
+        """
+        x = self.stem(images)
+        for group in self.groups:
+            x = group(x, training=training)
+        return self.final_norm(x, training=training)
+
+    def compute_output_shape(self, input_shape):
+        return _chain_output_shape([self.stem, *self.groups], input_shape)
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            width=self.width,
+            num_groups=self.num_groups,
+            stem=self.stem.kind,
+            norm_momentum=self.norm_momentum,
+            synchronized=self.synchronized,
+        )
+        return config
+
+
+class Stem(keras.layers.Layer):
+    """First convolution, and for "imagenet" the max-pooling.
+
+    Args:
+      filters: int.
+      kind: "small" or "imagenet", see `ResNetV2`.
+    """
+
+    def __init__(self, filters, kind="small", **kwargs):
+        super().__init__(**kwargs)
+        if kind not in ("small", "imagenet"):
+            raise ValueError(f"stem must be 'small' or 'imagenet', got {kind!r}")
+        self.filters = filters
+        self.kind = kind
+        kernel_size, strides = (3, 1) if kind == "small" else (7, 2)
+        self.conv = Convolution(filters, kernel_size, strides, name="conv")
+
+    def build(self, input_shape):
+        _build(self.conv, input_shape)
+        super().build(input_shape)
+
+    def call(self, images):
+        x = self.conv(images)  # [N, H, W, filters] or [N, H/2, W/2, filters]
+        if self.kind == "imagenet":
+            x = tf.nn.max_pool2d(x, 3, 2, "SAME")  # [N, H/4, W/4, filters]
+        return x
+
+    def compute_output_shape(self, input_shape):
+        shape = self.conv.compute_output_shape(input_shape)
+        if self.kind == "imagenet":
+            n, h, w, c = shape
+            shape = tf.TensorShape([n, h and -(-h // 2), w and -(-w // 2), c])
+        return shape
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(filters=self.filters, kind=self.kind)
+        return config
+
+
+def _build(layer, input_shape):
+    """Builds a sublayer under its name, which Keras does only in `__call__`."""
+    with tf.name_scope(layer.name):
+        layer.build(input_shape)
+    return layer.compute_output_shape(input_shape)
+
+
+def _build_chain(layers, input_shape):
+    for layer in layers:
+        input_shape = _build(layer, input_shape)
+
+
+def _chain_output_shape(layers, input_shape):
+    for layer in layers:
+        input_shape = layer.compute_output_shape(input_shape)
+    return input_shape
