@@ -33,6 +33,7 @@ class DataConfig:
     # Images kept out of training for pictures and evaluation where the source has no test split
     # (never more than a tenth of them).
     held_out: int = 64
+    eval_images: int = 2048  # at most so many held-out images are evaluated at the end
     corrupt_budget: float = 0.001  # folder: largest part of the files that may be unreadable
     max_pixels: int = 100_000_000  # folder: larger images count as unreadable (memory)
 
@@ -150,6 +151,7 @@ class Config:
             ("data.min_crop_area", d.min_crop_area, 1e-3, 1),
             ("data.shuffle_buffer", d.shuffle_buffer, 1, math.inf),
             ("data.held_out", d.held_out, 1, math.inf),
+            ("data.eval_images", d.eval_images, 1, math.inf),
             ("data.corrupt_budget", d.corrupt_budget, 0, 1),
             ("data.max_pixels", d.max_pixels, 1, math.inf),
             ("patches.size", p.size, 1, d.image_size),

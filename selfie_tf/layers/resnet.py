@@ -14,33 +14,54 @@ EXPANSION = 4  # output channels of a bottleneck unit / its filters
 
 
 def convolve(inputs, kernel, strides=1):
-    """'SAME' convolution, written as one matrix product where the static shapes make that faster.
+    """'SAME' convolution, written as matrix products where the static shapes make that faster.
+
+    The figures are times against the same convolution by `tf.nn.conv2d`, forward and backward, in
+    float32 / mixed_bfloat16 on a two-core AVX-512 CPU with 1,024 patches and the widths of P.
 
     Args:
-      inputs: float `[N, H, W, C]`.
+      inputs: float `[N, H, W, C]`; H and W may be unknown.
       kernel: `[kh, kw, C, F]` of the same dtype.
       strides: int.
 
     Returns:
       `[N, ceil(H / strides), ceil(W / strides), F]`.
     """
-    size, side = tuple(kernel.shape[:2]), tuple(inputs.shape[1:3])
-    if size == (1, 1) and strides == 1:
-        return tf.tensordot(inputs, kernel[0, 0], 1)
-    if size == (3, 3) and side == (2, 2) and strides == 1:
-        return _convolve_2x2(inputs, kernel)
+    kernel_size, map_size = tuple(kernel.shape[:2]), tuple(inputs.shape[1:3])
+    if kernel_size == (1, 1):
+        if strides > 1:
+            # Picks every second position; the gradient of `inputs[:, ::2, ::2]` is twice as slow.
+            inputs = tf.nn.avg_pool2d(inputs, 1, strides, "VALID")  # [N, h, w, C]
+        return tf.tensordot(inputs, kernel[0, 0], 1)  # [N, h, w, F]
+    if kernel_size == (3, 3) and (*map_size, strides) in ((2, 2, 1), (4, 4, 2)):
+        return _convolve_by_rows(inputs, kernel, strides)
     return tf.nn.conv2d(inputs, kernel, strides, "SAME")
 
 
-def _convolve_2x2(inputs, kernel):
-    """3x3 convolution of a 2x2 map: each output position sees all four input positions."""
-    channels, filters = kernel.shape[2:]
-    # The output position (y, x) weighs the input position (i, j) by kernel[1 - y + i, 1 - x + j].
-    windows = [kernel[1 - y : 3 - y, 1 - x : 3 - x] for y in range(2) for x in range(2)]
-    dense = tf.stack(windows, axis=3)  # [2, 2, C, 4, F]
-    dense = tf.reshape(dense, [4 * channels, 4 * filters])
-    outputs = tf.matmul(tf.reshape(inputs, [-1, 4 * channels]), dense)  # [N, 4F]
-    return tf.reshape(outputs, [-1, 2, 2, filters])  # [N, 2, 2, F]
+def _convolve_by_rows(inputs, kernel, strides):
+    """Each output row is one matrix product of the up to three input rows that it sees.
+
+    Worth it where rows are so short that few of the products are with zeros, and rows that 'SAME'
+    pads are skipped. Strides divide the map, so its padding is 1 before (stride 1) or 0 (stride 2).
+    """
+    height, width, channels = inputs.shape[1:]
+    filters = kernel.shape[3]
+    out_height, out_width = height // strides, width // strides
+    before = 2 - strides
+    # Input column j weighs on output column x by the kernel's column j - strides * x + before.
+    padded = tf.pad(kernel, [[0, 0], [width, width], [0, 0], [0, 0]])
+    starts = [width + before - strides * x for x in range(out_width)]
+    band = tf.stack([padded[:, start : start + width] for start in starts], axis=3)
+    band = tf.reshape(band, [3, width * channels, out_width * filters])  # from [3, W, C, w, F]
+    flat = tf.reshape(inputs, [-1, height * width * channels])  # [N, H * W * C]
+    rows = []
+    for y in range(out_height):
+        top = strides * y - before
+        first, last = max(top, 0), min(top + 3, height)
+        seen = flat[:, first * width * channels : last * width * channels]
+        weights = tf.reshape(band[first - top : last - top], [-1, out_width * filters])
+        rows.append(tf.matmul(seen, weights))  # [N, w * F]
+    return tf.reshape(tf.concat(rows, axis=1), [-1, out_height, out_width, filters])
 
 
 class Convolution(keras.layers.Conv2D):

@@ -1,0 +1,88 @@
+"""What all commands share: flags, and mistakes shown as one line."""
+
+import difflib
+import logging
+import os
+import re
+import signal
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)  # sys.path[0] is bin/
+
+from selfie_tf.config import Config, flatten  # noqa: E402
+from selfie_tf.errors import Interrupted, UserError  # noqa: E402
+
+DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of errors.")
+DATA_DIR = flags.DEFINE_string(
+    "data_dir", "", "Folder of prepared TensorFlow Datasets; its own default if empty."
+)
+DOWNLOAD = flags.DEFINE_bool("download", False, "Let TensorFlow Datasets fetch missing data.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    os.path.join(ROOT, "configs", "selfie_cifar10.py"),
+    "Config file; single values with --config.SECTION.KEY=VALUE.",
+)
+
+
+def run(main) -> None:
+    """Parses the flags and calls `main()`; exits 1 with one line on a user's mistake.
+
+    SIGTERM and SIGINT that training has saved for exit with 143 and 130.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    try:
+        app.define_help_flags()
+        _parse(sys.argv)
+        main()
+    except UserError as error:
+        _fail(str(error), 1)
+    except Interrupted as error:
+        _fail(str(error), 128 + error.signum)
+    except KeyboardInterrupt:
+        _fail("interrupted", 128 + signal.SIGINT)
+
+
+def _fail(message, code):
+    if "--debug" in sys.argv:
+        logging.exception("")
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(code)  # TensorFlow's threads and servers may not let go
+
+
+def _parse(argv):
+    argv = [argv[0], *map(_find_config, argv[1:])]
+    try:
+        rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
+        if not isinstance(CONFIG.value, Config):
+            raise UserError("--config: get_config() must return a selfie_tf.config.Config")
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split()) + "; --help lists the flags") from error
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        known = flatten(Config())
+        for argument in argv[1:]:
+            key = re.match(r"--config\.([\w.]+)", argument)
+            if key and key[1] not in known:
+                close = difflib.get_close_matches(key[1], known, 1, 0.4)
+                hint = f"did you mean {close[0]}?" if close else "see selfie_tf/config.py"
+                raise UserError(f"unknown config key {key[1]}; {hint}") from error
+        raise UserError(f"flags: {error}") from error
+    CONFIG.value.validate()
+
+
+def _find_config(argument):
+    """--config=configs/x.py works from any directory."""
+    name, equals, path = argument.partition("=")
+    if name not in ("--config", "-config") or not equals or os.path.exists(path):
+        return argument
+    inside = os.path.join(ROOT, path)
+    if not os.path.exists(inside):
+        known = sorted(f for f in os.listdir(os.path.join(ROOT, "configs")) if f.endswith(".py"))
+        raise UserError(f"--config={path}: no such file; there are configs/{', '.join(known)}")
+    return f"{name}={inside}"

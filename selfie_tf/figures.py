@@ -1,0 +1,113 @@
+"""Pictures of what is learnt: the jigsaw (the paper's Figure 2) and the training curves."""
+
+import numpy as np
+
+WHITE, RED, HIDDEN = (255, 255, 255), (230, 30, 30), (128, 128, 128)
+
+
+def arrange(batch: dict, choices: np.ndarray | None, grid: int) -> np.ndarray:
+    """Puts an image's patches where they belong, or the hidden ones where the model puts them.
+
+    Args:
+      batch: the model's input as NumPy arrays, see `models.selfie.SelfiePretrainer.call`.
+      choices: int `[B, T]`, the target patch chosen for each hidden place, drawn with a border:
+        white if right, red if wrong. None leaves the places grey.
+      grid: patches a side.
+
+    Returns:
+      uint8 `[B, S, S, 3]`.
+    """
+    targets = batch["target_patches"]  # [B, T, p, p, 3]
+    count, num_targets, size = targets.shape[:3]
+    images = np.zeros([count, grid * size, grid * size, 3], np.uint8)
+
+    def put(b, position, patch):
+        row, column = divmod(int(position), grid)
+        images[b, row * size : (row + 1) * size, column * size : (column + 1) * size] = patch
+
+    for b in range(count):
+        for patch, position in zip(batch["context_patches"][b], batch["context_positions"][b]):
+            put(b, position, patch)
+        for t, position in enumerate(batch["target_positions"][b]):
+            if choices is None:
+                put(b, position, np.full_like(targets[b, 0], HIDDEN))
+                continue
+            patch = targets[b, choices[b, t]].copy()
+            border, line = (WHITE if choices[b, t] == t else RED), max(1, size // 12)
+            patch[:line], patch[-line:], patch[:, :line], patch[:, -line:] = [border] * 4
+            put(b, position, patch)
+    return images
+
+
+def original(batch: dict, grid: int) -> np.ndarray:
+    """The images that `batch` was cut from: uint8 `[B, S, S, 3]`."""
+    whole = {
+        "context_patches": np.concatenate([batch["context_patches"], batch["target_patches"]], 1),
+        "context_positions": np.concatenate(
+            [batch["context_positions"], batch["target_positions"]], 1
+        ),
+        "target_patches": batch["target_patches"][:, :0],
+        "target_positions": batch["target_positions"][:, :0],
+    }
+    return arrange({**whole, "target_patches": batch["target_patches"]}, None, grid)
+
+
+def draw_jigsaw(path, batch: dict, choices_at: dict, grid: int) -> None:
+    """Draws the jigsaw as a PNG: a row an image; original, hidden places, then a column a step.
+
+    Args:
+      path: file name, or a file open for writing.
+      batch: images to show, see `arrange`.
+      choices_at: {step: int `[B, T]` choices}, ascending.
+      grid: patches a side.
+    """
+    truth = np.arange(batch["target_positions"].shape[1])
+    columns = [("original", original(batch, grid)), ("hidden", arrange(batch, None, grid))]
+    for step, choices in choices_at.items():
+        right = np.mean(choices == truth)
+        images = arrange(batch, choices, grid)
+        columns.append((f"step {step:,}\n{right:.0%} right", images))
+    count = len(columns[0][1])
+    figure, axes = _figure(count, len(columns), (1.5 * len(columns), 1.5 * count + 0.45))
+    for column, (title, images) in enumerate(columns):
+        axes[0, column].set_title(title, fontsize=9)
+        for row in range(count):
+            axes[row, column].imshow(images[row], interpolation="nearest")
+            axes[row, column].axis("off")
+    _save(figure, path)
+
+
+def draw_curves(path, points: list, chance: float) -> None:
+    """Draws loss and patch accuracy over steps as a PNG.
+
+    Args:
+      path: file name, or a file open for writing.
+      points: dicts with `step`, `loss` and `patch_accuracy`, as in metrics.jsonl.
+      chance: patch accuracy of guessing, 1/T.
+    """
+    figure, axes = _figure(1, 2, (8, 3))
+    steps = [point["step"] for point in points]
+    for axis, key, label, guess in (
+        (axes[0, 0], "loss", "loss (nats)", -np.log(chance)),
+        (axes[0, 1], "patch_accuracy", "patch accuracy", chance),
+    ):
+        axis.plot(steps, [point[key] for point in points], linewidth=1.2)
+        axis.axhline(guess, color="0.5", linestyle="--", linewidth=1, label="guessing")
+        axis.set_xlabel("step")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    axes[0, 0].set_yscale("log")
+    axes[0, 1].set_ylim(0, 1)
+    _save(figure, path)
+
+
+def _figure(rows, columns, inches):
+    from matplotlib.figure import Figure  # slow to import, and needs no display this way
+
+    figure = Figure(figsize=inches, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _save(figure, path):
+    figure.savefig(path, format="png", dpi=130)

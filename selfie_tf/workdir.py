@@ -1,0 +1,127 @@
+"""The work directory of a run: config.json, metrics.jsonl, result.json, and the lock."""
+
+import json
+import os
+
+import tensorflow as tf
+
+from selfie_tf.checkpoints import write_atomically
+from selfie_tf.config import Config, flatten, from_dict, to_dict
+from selfie_tf.errors import UserError
+
+
+class WorkDir:
+    """Opens or makes the directory for one run of `config`.
+
+    Args:
+      path: local, or anything that tf.io.gfile writes (gs://...).
+      config: validated.
+      is_chief: whether this process writes; the others only read.
+
+    Raises:
+      UserError: if the directory belongs to a run of another config, or is in use.
+    """
+
+    def __init__(self, path: str, config: Config, is_chief: bool = True):
+        self.path, self._is_chief, self._lock = path, is_chief, None
+        if is_chief:
+            try:
+                tf.io.gfile.makedirs(path)
+            except tf.errors.OpError as error:
+                raise UserError(f"--workdir={path}: cannot be made ({error.message})") from error
+            self._lock = _lock(path)
+        self._check_config(config)
+        if is_chief:
+            write_atomically(self.join("config.json"), json.dumps(to_dict(config), indent=2))
+
+    def close(self) -> None:
+        """Lets go of the lock."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def join(self, *names: str) -> str:
+        return os.path.join(self.path, *names)
+
+    def result(self) -> dict | None:
+        """result.json of a finished run, else None."""
+        try:
+            return json.loads(self._read("result.json"))
+        except tf.errors.NotFoundError:
+            return None
+        except ValueError as error:
+            raise UserError(f"{self.join('result.json')} is damaged; remove it") from error
+
+    def write_result(self, result: dict) -> None:
+        if self._is_chief:
+            write_atomically(self.join("result.json"), json.dumps(result, indent=2) + "\n")
+
+    def metrics(self) -> list:
+        """The log points so far, as dicts in ascending step; a line cut short by a kill is left out."""
+        try:
+            lines = self._read("metrics.jsonl").splitlines()
+        except tf.errors.NotFoundError:
+            return []
+        points = []
+        for line in lines:
+            try:
+                points.append(json.loads(line))
+            except ValueError:
+                continue
+        return points
+
+    def append_metrics(self, point: dict) -> None:
+        if self._is_chief:
+            with tf.io.gfile.GFile(self.join("metrics.jsonl"), "a") as file:
+                file.write(json.dumps(point) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drops log points after `step`, which a resumed run will write again."""
+        if self._is_chief and self.metrics():
+            kept = [point for point in self.metrics() if point["step"] <= step]
+            text = "".join(json.dumps(point) + "\n" for point in kept)
+            write_atomically(self.join("metrics.jsonl"), text)
+
+    def _read(self, name):
+        with tf.io.gfile.GFile(self.join(name)) as file:
+            return file.read()
+
+    def _check_config(self, config):
+        try:
+            before = from_dict(json.loads(self._read("config.json")))
+        except tf.errors.NotFoundError:
+            return
+        except (ValueError, UserError) as error:
+            raise UserError(
+                f"{self.join('config.json')} cannot be read ({error}); use another --workdir"
+            ) from error
+        old, new = flatten(before), flatten(config)
+        differing = [f"{k} ({old[k]!r}, now {new[k]!r})" for k in new if old[k] != new[k]]
+        if differing:
+            raise UserError(
+                f"--workdir={self.path} belongs to a run of another config, which differs in "
+                f"{', '.join(differing)}; use another --workdir, or the same config to resume"
+            )
+
+
+def _lock(path):
+    """An exclusive lock that ends with the process, however it ends; None where there is none."""
+    if "://" in path:
+        return None
+    import fcntl  # Unix, as TensorFlow's own support
+
+    file = open(os.path.join(path, ".lock"), "a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        owner = file.read().strip()
+        file.close()
+        raise UserError(
+            f"--workdir={path} is in use by another run (process {owner}); "
+            "wait for it, stop it, or use another --workdir"
+        ) from error
+    file.seek(0)
+    file.truncate()
+    file.write(str(os.getpid()))
+    file.flush()
+    return file

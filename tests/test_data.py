@@ -1,0 +1,377 @@
+"""Sources, decoding and the input pipeline."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import SHARED
+from PIL import Image
+
+from selfie_tf.config import Config
+from selfie_tf.data import pipeline
+from selfie_tf.data.decode import read_image
+from selfie_tf.data.sources import FolderSource, IndexedSource, Rows, list_images, make_source
+from selfie_tf.errors import UserError
+from selfie_tf.patches import unpatchify
+
+CIFAR = os.path.join(SHARED, "data", "tfds")
+PHOTOS = os.path.join(SHARED, "data", "imagenet_sample")
+needs_cifar = pytest.mark.skipif(not os.path.isdir(CIFAR), reason=f"no CIFAR-10 in {CIFAR}")
+needs_photos = pytest.mark.skipif(not os.path.isdir(PHOTOS), reason=f"no photographs in {PHOTOS}")
+
+
+def save(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    """40 images of several sizes, flat and nested, each of one colour that tells its number."""
+    for i in range(40):
+        height, width = rng.integers(20, 60, 2)
+        pixels = np.full([height, width, 3], [6 * i, 255 - 6 * i, 50], np.uint8)
+        place = [tmp_path, tmp_path / "a", tmp_path / "b" / "c"][i % 3]
+        save(place / f"{i:02d}.png", pixels)
+    (tmp_path / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def folder_config(path, image_size=16):
+    config = Config()
+    config.data.name = f"folder:{path}"
+    config.data.image_size, config.patches.size, config.data.crop = image_size, 4, "center"
+    config.train.batch_size = 12
+    config.validate()
+    return config
+
+
+def numbers(batch):
+    """The image numbers of a batch from `folder`."""
+    return np.round(batch["context_patches"][:, 0, 0, 0, 0] / 6).astype(int)
+
+
+def as_numpy(dataset, count):
+    return [{k: v.numpy() for k, v in x.items()} for x in dataset.take(count)]
+
+
+def assert_same(batches, expected):
+    assert len(batches) == len(expected)
+    for batch, other in zip(batches, expected):
+        for name, value in other.items():
+            np.testing.assert_array_equal(batch[name], value, err_msg=name)
+
+
+# Decoding
+
+
+def test_modes_become_rgb(tmp_path, rng):
+    grey = rng.integers(0, 256, [6, 5], dtype=np.uint8)
+    rgb = rng.integers(0, 256, [6, 5, 3], dtype=np.uint8)
+    repeated = np.repeat(grey[..., None], 3, -1)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "grey16.png")
+    Image.fromarray(grey).convert("P").save(tmp_path / "palette.gif")
+    for kind in ("png", "bmp", "webp", "tiff"):
+        Image.fromarray(rgb).save(tmp_path / f"rgb.{kind}", lossless=True)
+    alpha = np.concatenate([rgb, np.zeros([6, 5, 1], np.uint8)], -1)
+    alpha[0, 0, 3] = 255
+    Image.fromarray(alpha).save(tmp_path / "alpha.png")
+    for name, expected in [
+        ("grey.png", repeated),
+        ("grey16.png", repeated),
+        ("palette.gif", repeated),
+        ("rgb.png", rgb),
+        ("rgb.bmp", rgb),
+        ("rgb.webp", rgb),
+        ("rgb.tiff", rgb),
+    ]:
+        image = read_image(str(tmp_path / name))
+        assert image.dtype == np.uint8, name
+        np.testing.assert_array_equal(image, expected, err_msg=name)
+    blended = read_image(str(tmp_path / "alpha.png"))
+    np.testing.assert_array_equal(blended[0, 0], rgb[0, 0])
+    assert (blended.reshape(-1, 3)[1:] == 255).all()  # transparency shows white
+
+
+def test_16_bit_scales_and_does_not_clip(tmp_path):
+    Image.fromarray(np.array([[0, 1000, 30_000, 65_535]], np.uint16)).save(tmp_path / "x.png")
+    assert read_image(str(tmp_path / "x.png"))[0, :, 0].tolist() == [0, 4, 117, 255]
+
+
+def test_cmyk_jpeg(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "x.jpg", quality=95)
+    red = read_image(str(tmp_path / "x.jpg"))[4, 4]
+    assert red[0] > 200 and red[1] < 60 and red[2] < 60
+
+
+def test_exif_rotation_is_applied(tmp_path, rng):
+    pixels = np.zeros([8, 16, 3], np.uint8)
+    pixels[:, :8] = 255  # left half white
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    image = read_image(str(tmp_path / "x.png"))
+    assert image.shape == (16, 8, 3)
+    assert image[:8].min() == 255 and image[8:].max() == 0
+
+
+def test_an_animation_gives_its_first_frame(tmp_path):
+    frames = [Image.new("L", (6, 6), shade) for shade in (10, 200)]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    assert read_image(str(tmp_path / "x.gif"))[0, 0].tolist() == [10, 10, 10]
+
+
+def test_a_large_image_is_refused_before_it_is_decoded(tmp_path):
+    Image.new("1", (3000, 3000)).save(tmp_path / "x.png")
+    with pytest.raises(ValueError, match="3000x3000 is over 1000000 pixels"):
+        read_image(str(tmp_path / "x.png"), max_pixels=1_000_000)
+
+
+def test_a_shrunken_jpeg_keeps_its_least_side(tmp_path, rng):
+    Image.new("RGB", (1600, 800), (200, 30, 30)).save(tmp_path / "x.jpg")
+    image = read_image(str(tmp_path / "x.jpg"), min_side=100)
+    assert 100 <= image.shape[0] < 800
+    np.testing.assert_allclose(image.mean((0, 1)), [200, 30, 30], atol=3)
+
+
+# Sources
+
+
+def test_every_image_once_an_epoch_in_another_order_each_time(folder):
+    config = folder_config(folder)
+    source = make_source(config)
+    assert (source.num_train, source.num_held_out) == (36, 4)
+    seen = [numbers(b) for b in as_numpy(pipeline.training_batches(source, config), 9)]
+    epochs = np.concatenate(seen).reshape(3, 36).tolist()
+    held_out = [
+        n
+        for b in as_numpy(pipeline.held_out_batches(source, config, 4, 4), 1)
+        for n in numbers(b).tolist()
+    ]
+    for epoch in epochs:
+        assert sorted([*epoch, *held_out]) == list(range(40))
+    assert epochs[0] != epochs[1] != epochs[2]
+    config.train.seed = 1
+    other = [numbers(b) for b in as_numpy(pipeline.training_batches(source, config), 3)]
+    assert np.concatenate(other).tolist() != epochs[0]
+
+
+def test_train_and_test_folders_are_used_as_such(folder, tmp_path_factory):
+    root = tmp_path_factory.mktemp("splits")
+    os.rename(folder / "a", root / "train")
+    os.rename(folder / "b", root / "val")
+    source = make_source(folder_config(root))
+    assert (source.num_train, source.num_held_out) == (13, 13)
+
+
+def test_a_class_named_train_is_a_class(tmp_path):
+    for name in ("bus", "train"):
+        for i in range(10):
+            save(tmp_path / name / f"{i}.png", np.zeros([8, 8, 3], np.uint8))
+    assert make_source(folder_config(tmp_path)).num_train == 18
+
+
+def test_other_files_hidden_files_and_loops_are_passed_over(folder, caplog):
+    (folder / ".hidden.png").write_bytes(b"")
+    os.symlink(folder, folder / "a" / "loop")
+    caplog.set_level("INFO")
+    assert len(list_images(str(folder))) == 40
+    assert "1 .txt" in caplog.text
+
+
+def test_corrupt_images_are_skipped_within_the_budget_and_named_once(folder, caplog):
+    config = folder_config(folder)
+    whole = as_numpy(pipeline.training_batches(make_source(config), config), 6)
+    victim = folder / "a" / "01.png"
+    assert any(1 in numbers(b) for b in whole)  # it is a training image
+    victim.write_bytes(victim.read_bytes()[:60])
+    config.data.corrupt_budget = 0.03
+    batches = as_numpy(pipeline.training_batches(make_source(config), config), 6)
+    assert not any(1 in numbers(b) for b in batches)
+    assert caplog.text.count(str(victim)) >= 1
+    assert sum(str(victim) in record.getMessage() for record in caplog.records) == 1
+    same = np.concatenate([numbers(b) for b in whole]) == np.concatenate(
+        [numbers(b) for b in batches]
+    )
+    assert same.sum() == same.size - 2  # nothing else moved
+
+
+def test_too_many_corrupt_images_are_an_error_naming_the_last(folder):
+    config = folder_config(folder)
+    source = make_source(config)
+    for path in list_images(str(folder))[:20]:
+        with open(path, "wb") as file:
+            file.write(b"not an image")
+    with pytest.raises(tf.errors.OpError):
+        as_numpy(pipeline.training_batches(source, config), 6)
+    assert isinstance(source.failure, UserError)
+    message = str(source.failure)
+    assert ".png" in message and "data.corrupt_budget" in message and "\n" not in message
+
+
+@pytest.mark.parametrize("make_folder, expected", [(False, "no such folder"), (True, "no images")])
+def test_folders_without_images(tmp_path, make_folder, expected):
+    path = tmp_path / "x"
+    if make_folder:
+        path.mkdir()
+        (path / "a.txt").write_text("x")
+    with pytest.raises(UserError, match=expected):
+        FolderSource(str(path), 64, 0, 0.001, 10**8)
+
+
+def test_fewer_images_than_a_batch(folder):
+    config = folder_config(folder)
+    config.train.batch_size = 37
+    with pytest.raises(UserError, match="36 training images, fewer than one batch"):
+        make_source(config)
+
+
+def test_remote_tpu_hosts_read_from_gcs_only():
+    config = Config()
+    for name in ("tfds:cifar10", "folder:/tmp"):
+        config.data.name = name
+        with pytest.raises(UserError, match="gs://"):
+            make_source(config, data_dir="/data", remote=True)
+
+
+# Pipeline
+
+
+SOURCES = [
+    pytest.param("builtin:shapes", "", id="shapes"),
+    pytest.param("tfds:cifar10", CIFAR, id="tfds", marks=needs_cifar),
+    pytest.param(f"folder:{PHOTOS}", "", id="folder", marks=needs_photos),
+]
+
+
+@pytest.mark.parametrize("name, data_dir", SOURCES)
+def test_a_step_has_the_same_batch_whatever_step_the_input_starts_at(name, data_dir):
+    config = Config()
+    config.data.name = name
+    config.train.batch_size = 384  # an epoch of the shapes and of the photographs ends within
+    source = make_source(config, data_dir)
+    whole = as_numpy(pipeline.training_batches(source, config), 16)
+    for start in (0, 2, 13, 15):
+        part = as_numpy(pipeline.training_batches(source, config, start), 16 - start)
+        assert_same(part, whole[start:])
+    config.train.seed = 1
+    other = as_numpy(pipeline.training_batches(source, config), 1)[0]
+    assert (other["target_positions"] != whole[0]["target_positions"]).any()
+    assert (other["target_patches"] != whole[0]["target_patches"]).any()
+
+
+@needs_cifar
+def test_tfds_yields_every_image_once_an_epoch():
+    config = Config()
+    config.data.crop = "center"
+    config.train.batch_size = 500
+    config.data.shuffle_buffer = 3000  # smaller than the data: the shards' order matters too
+    source = make_source(config, CIFAR)
+    assert (source.num_train, source.num_held_out) == (50_000, 10_000)
+    images = source.train_images(0, 99, Rows(500)).take(50_500)
+    positions, sums = zip(*[(int(p), hash(x.numpy().tobytes())) for p, x in images])
+    assert positions == tuple(range(49_500, 100_000))
+    epoch = sums[500:]
+    # Nearly all of CIFAR-10's pictures differ; a few are in it twice.
+    assert len(set(epoch)) > 49_900
+    assert set(sums[:500]) <= set(epoch)
+
+
+@pytest.mark.parametrize("name, data_dir", SOURCES)
+def test_pipelines_of_two_workers_yield_the_halves_of_each_batch(name, data_dir):
+    config = Config()
+    config.data.name = name
+    config.train.batch_size = 24
+    source = make_source(config, data_dir)
+    whole = as_numpy(pipeline.training_batches(source, config, 3), 2)
+    for first in (0, 12):
+        rows = Rows(24, first, 12)
+        halves = as_numpy(pipeline.training_batches(source, config, 3, rows, batch_size=6), 4)
+        for i, part in enumerate(halves):
+            begin = first + 6 * (i % 2)
+            expected = {k: v[begin : begin + 6] for k, v in whole[i // 2].items()}
+            assert_same([part], [expected])
+
+
+def test_batches_are_static_and_uint8(tiny_config):
+    tiny_config.train.batch_size = 5
+    source = make_source(tiny_config)
+    spec = pipeline.training_batches(source, tiny_config).element_spec
+    assert {k: (tuple(s.shape), s.dtype) for k, s in spec.items()} == {
+        "context_patches": ((5, 12, 4, 4, 3), tf.uint8),
+        "context_positions": ((5, 12), tf.int32),
+        "target_patches": ((5, 4, 4, 4, 3), tf.uint8),
+        "target_positions": ((5, 4), tf.int32),
+    }
+
+
+def test_every_image_of_a_batch_has_a_split_of_its_own(tiny_config):
+    source = make_source(tiny_config)
+    batch = as_numpy(pipeline.training_batches(source, tiny_config), 1)[0]
+    both = np.concatenate([batch["context_positions"], batch["target_positions"]], 1)
+    assert (np.sort(both, 1) == np.arange(16)).all()
+    assert len({tuple(sorted(row)) for row in batch["target_positions"]}) > 8
+
+
+def test_an_images_crop_and_split_differ_from_epoch_to_epoch(tiny_config):
+    source = IndexedSource(tf.ones([16, 16, 16, 3], tf.uint8), tf.ones([1, 16, 16, 3], tf.uint8))
+    first, second = as_numpy(pipeline.training_batches(source, tiny_config), 2)
+    assert (first["target_positions"] != second["target_positions"]).any()
+    assert first["context_patches"].sum() != second["context_patches"].sum()
+
+
+def test_held_out_batches_do_not_depend_on_the_seed(tiny_config):
+    source = make_source(tiny_config)
+    before = as_numpy(pipeline.held_out_batches(source, tiny_config, 8, 20), 9)
+    tiny_config.train.seed = 5
+    after = as_numpy(pipeline.held_out_batches(source, tiny_config, 8, 20), 9)
+    assert [len(b["target_positions"]) for b in before] == [8, 8, 4]
+    assert_same(after, before)
+
+
+def test_pad_and_crop_shifts_and_fills_with_zeros(rng):
+    image = rng.integers(1, 256, [8, 8, 3], dtype=np.uint8)
+    padded = np.pad(image, [[2, 2], [2, 2], [0, 0]])
+    windows = {
+        padded[y : y + 8, x : x + 8].tobytes(): (y, x) for y in range(5) for x in range(5)
+    }
+    found = set()
+    for seed in range(200):
+        result = pipeline.pad_and_crop(tf.constant(image), 2, [0, seed]).numpy()
+        found.add(windows[result.tobytes()])
+    assert len(found) == 25
+
+
+def test_resize_and_center_takes_the_middle():
+    image = np.zeros([10, 30, 3], np.uint8)
+    image[:, 10:20] = 200
+    square = pipeline.resize_and_center(tf.constant(image), 5)
+    assert square.shape == (5, 5, 3) and (square.numpy() == 200).all()
+
+
+def test_random_resized_crop_keeps_area_and_aspect_in_bounds(rng):
+    """Each pixel holds its own row and column, so the crop can be read off the result."""
+    rows, columns = np.meshgrid(np.arange(200), np.arange(200), indexing="ij")
+    image = np.stack([rows, columns, 0 * rows], -1).astype(np.uint8)
+    areas = []
+    for seed in range(60):
+        crop = pipeline.random_resized_crop(tf.constant(image), 50, 0.3, [1, seed]).numpy()
+        assert crop.shape == (50, 50, 3)
+        height = int(crop[-1, 0, 0]) - int(crop[0, 0, 0]) + 4
+        width = int(crop[0, -1, 1]) - int(crop[0, 0, 1]) + 4
+        areas.append(height * width / 200**2)
+        assert 0.70 < width / height < 1.42
+    assert 0.25 < min(areas) < 0.5 and max(areas) > 0.7
+
+
+def test_crops_are_chosen_by_the_config(folder):
+    config = folder_config(folder)
+    source = make_source(config)
+    for crop in ("pad", "random_resized", "center"):
+        config.data.crop = crop
+        batch = as_numpy(pipeline.training_batches(source, config), 1)[0]
+        whole = np.concatenate([batch["context_patches"], batch["target_patches"]], 1)
+        black = (unpatchify(tf.constant(whole), 4).numpy() == 0).all(-1).any()
+        assert black == (crop == "pad")

@@ -1,0 +1,246 @@
+"""Positions, dropout, attention and attention pooling, each alone."""
+
+import inspect
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+
+from selfie_tf.layers.attention import AttentionBlock, SelfAttention, StatelessDropout
+from selfie_tf.layers.attention_pooling import AttentionPooling
+from selfie_tf.layers.positions import FactorizedPositions, LearnedPositions
+
+
+def set_weights(layer, rng, scale=0.3):
+    for variable in layer.trainable_variables:
+        variable.assign(rng.normal(0, scale, variable.shape))
+
+
+def named(layer):
+    """{'attention/query/kernel': array, ...}"""
+    return {v.name.split(":")[0]: v.numpy().astype(np.float64) for v in layer.variables}
+
+
+# Independent NumPy references, one vector at a time.
+
+
+def softmax(x):
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+def layer_norm(x, gamma, beta):
+    return (x - x.mean()) / np.sqrt(x.var() + 1e-6) * gamma + beta
+
+
+def gelu(x):
+    return np.array([0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x])
+
+
+def attention_reference(x, w, heads, prefix=""):
+    """x `[N, D]` -> `[N, D]`."""
+
+    def dense(name, v):
+        return v @ w[f"{prefix}{name}/kernel"] + w[f"{prefix}{name}/bias"]
+
+    count, dim = x.shape
+    size = dim // heads
+    query, key, value = (np.stack([dense(n, v) for v in x]) for n in ("query", "key", "value"))
+    out = np.zeros_like(x)
+    for i in range(count):
+        for h in range(heads):
+            part = slice(h * size, (h + 1) * size)
+            scores = np.array([query[i, part] @ key[j, part] for j in range(count)])
+            out[i, part] = softmax(scores / math.sqrt(size)) @ value[:, part]
+    return np.stack([dense("output", v) for v in out])
+
+
+def block_reference(x, w, heads, prefix=""):
+    attended = attention_reference(x, w, heads, f"{prefix}attention/")
+    norm = [w[f"{prefix}attention_norm/{n}"] for n in ("gamma", "beta")]
+    middle = np.stack([layer_norm(v, *norm) for v in x + attended])
+    wide = [
+        gelu(v @ w[f"{prefix}intermediate/kernel"] + w[f"{prefix}intermediate/bias"])
+        for v in middle
+    ]
+    dense = np.stack([v @ w[f"{prefix}output/kernel"] + w[f"{prefix}output/bias"] for v in wide])
+    norm = [w[f"{prefix}output_norm/{n}"] for n in ("gamma", "beta")]
+    return np.stack([layer_norm(v, *norm) for v in middle + dense])
+
+
+@pytest.fixture
+def built():
+    def build(layer, shape):
+        layer.build(shape)  # not through call: names without the layer's own
+        return layer
+
+    return build
+
+
+def test_factorized_positions_are_row_plus_column(rng, built):
+    layer = built(FactorizedPositions(7, 7, 5), [None])
+    set_weights(layer, rng)
+    weights = named(layer)
+    rows, columns = weights["row_embedding"], weights["column_embedding"]
+    result = layer(np.arange(49)).numpy()
+    assert sum(v.size for v in weights.values()) == 14 * 5
+    for row in range(7):
+        for column in range(7):
+            expected = rows[row] + columns[column]
+            np.testing.assert_allclose(result[7 * row + column], expected, atol=1e-6)
+
+
+def test_rows_and_columns_of_a_grid_that_is_not_square(rng, built):
+    layer = built(FactorizedPositions(2, 3, 4), [None])
+    set_weights(layer, rng)
+    weights = named(layer)
+    expected = weights["row_embedding"][1] + weights["column_embedding"][0]
+    np.testing.assert_allclose(layer(np.array([[3]]))[0, 0], expected, atol=1e-6)
+
+
+def test_learned_positions_look_up_and_have_dense_gradients(rng, built):
+    layer = built(LearnedPositions(4, 4, 3), [None, None])
+    set_weights(layer, rng)
+    positions = np.array([[3, 15], [0, 3]])
+    with tf.GradientTape() as tape:
+        result = layer(positions)
+    np.testing.assert_allclose(result, named(layer)["embedding"][positions], atol=1e-6)
+    gradient = tape.gradient(result, layer.embedding)
+    assert isinstance(gradient, tf.Tensor)  # IndexedSlices would leave momentum behind
+    np.testing.assert_array_equal(gradient[:, 0], np.bincount(positions.ravel(), minlength=16))
+
+
+def test_dropout_draws_by_count_and_keeps_it_in_a_checkpoint(tmp_path):
+    x = tf.ones([64, 32])
+    layer = StatelessDropout(0.25, seed=7)
+    first, second = layer(x, training=True).numpy(), layer(x, training=True).numpy()
+    assert set(np.unique(first)) == {0.0, np.float32(1 / 0.75)}
+    assert abs((first == 0).mean() - 0.25) < 5 * math.sqrt(0.25 * 0.75 / x.shape.num_elements())
+    assert (first != second).any()
+    path = tf.train.Checkpoint(layer=layer).write(str(tmp_path / "c"))
+    third = layer(x, training=True).numpy()
+    again = StatelessDropout(0.25, seed=7)
+    again.build(None)
+    tf.train.Checkpoint(layer=again).read(path).assert_consumed()
+    np.testing.assert_array_equal(again(x, training=True), third)
+    assert (StatelessDropout(0.25, seed=8)(x, training=True).numpy() != first).any()
+
+
+@pytest.mark.parametrize("training", [False, None, tf.constant(False)])
+def test_dropout_is_off_at_inference(training):
+    x = tf.random.stateless_normal([8, 8], [1, 2])
+    layer = StatelessDropout(0.5)
+    np.testing.assert_array_equal(layer(x, training=training), x)
+
+
+def test_dropout_follows_a_training_tensor():
+    layer = StatelessDropout(0.5)
+    assert (layer(tf.ones([8, 8]), training=tf.constant(True)).numpy() == 0).any()
+
+
+def test_self_attention_matches_a_loop(rng, built):
+    layer = built(SelfAttention(2, 0.1), [None, 5, 6])
+    set_weights(layer, rng)
+    x = rng.normal(size=[3, 5, 6]).astype(np.float32)
+    expected = [attention_reference(v.astype(np.float64), named(layer), 2) for v in x]
+    np.testing.assert_allclose(layer(x, training=False), expected, atol=1e-5)
+
+
+def test_attention_block_matches_a_loop(rng, built):
+    layer = built(AttentionBlock(3, 10, 0.1), [None, 4, 6])
+    set_weights(layer, rng)
+    x = rng.normal(size=[2, 4, 6]).astype(np.float32)
+    expected = [block_reference(v.astype(np.float64), named(layer), 3) for v in x]
+    np.testing.assert_allclose(layer(x, training=False), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("where", ["attention/dropout", "attention_dropout", "output_dropout"])
+def test_block_drops_at_each_of_its_three_places(rng, built, where):
+    layer = built(AttentionBlock(2, 8, 0.5), [None, 4, 6])
+    set_weights(layer, rng)
+    for sub in layer.submodules:
+        if isinstance(sub, StatelessDropout) and sub.calls.name.split(":")[0] != f"{where}/calls":
+            sub.rate = 0.0
+    x = tf.constant(rng.normal(size=[2, 4, 6]), tf.float32)
+    still = layer(x, training=False).numpy()
+    assert np.abs(layer(x, training=True).numpy() - still).max() > 1e-3
+
+
+def test_attention_pooling_returns_the_output_at_u0(rng, built):
+    layer = built(AttentionPooling(2, 2, 8), [None, 3, 4])
+    set_weights(layer, rng)
+    weights = named(layer)
+    h = rng.normal(size=[2, 3, 4]).astype(np.float32)
+    for b in range(2):
+        x = np.concatenate([weights["u0"][None], h[b].astype(np.float64)])
+        for block in ("block1/", "block2/"):
+            x = block_reference(x, weights, 2, block)
+        np.testing.assert_allclose(layer(h, training=False)[b], x[0], atol=2e-5)
+
+
+def test_attention_pooling_with_hand_set_weights(built):
+    """u0 attends to the one patch whose key matches its query, and takes its value."""
+    layer = built(AttentionPooling(1, 1, 4, 0.0), [None, 3, 4])
+    for variable in layer.trainable_variables:
+        variable.assign(tf.zeros_like(variable))
+    weights = {v.name.split(":")[0]: v for v in layer.trainable_variables}
+    weights["u0"].assign([0.0, 0.0, 0.0, 100.0])
+    eye = np.eye(4, dtype=np.float32)
+    weights["block1/attention/query/kernel"].assign(100 * eye[[3, 1, 2, 0]])  # channel 3 asks for 0
+    weights["block1/attention/key/kernel"].assign(eye)
+    weights["block1/attention/value/kernel"].assign(eye * [0, 1, 1, 0])
+    weights["block1/attention/output/kernel"].assign(eye)
+    for norm in ("attention_norm", "output_norm"):
+        weights[f"block1/{norm}/gamma"].assign(tf.ones([4]))
+    h = np.array([[[0, 9, 9, 0], [1, 2, -3, 0], [0, 7, 7, 0]]], np.float32)
+    once = layer_norm(np.array([0, 2, -3, 100.0]), 1, 0)  # u0 + the second patch's value
+    np.testing.assert_allclose(layer(h)[0], layer_norm(once, 1, 0), atol=1e-5)
+
+
+def test_pooling_does_not_depend_on_the_order(rng, built):
+    layer = built(AttentionPooling(2, 2, 8), [None, 5, 4])
+    set_weights(layer, rng)
+    h = rng.normal(size=[2, 5, 4]).astype(np.float32)
+    np.testing.assert_allclose(layer(h), layer(h[:, ::-1]), atol=1e-5)
+
+
+def test_heads_must_divide_the_width(built):
+    with pytest.raises(ValueError, match="num_heads=4 does not divide the width 6"):
+        built(SelfAttention(4), [None, 5, 6])
+
+
+LAYERS = [
+    (LearnedPositions, {"rows": 2, "columns": 3, "dim": 4}),
+    (FactorizedPositions, {"rows": 2, "columns": 3, "dim": 4}),
+    (StatelessDropout, {"rate": 0.3, "seed": 5}),
+    (SelfAttention, {"num_heads": 2, "dropout_rate": 0.3, "seed": 5}),
+    (AttentionBlock, {"num_heads": 2, "mlp_dim": 7, "dropout_rate": 0.3, "seed": 5}),
+    (
+        AttentionPooling,
+        {"num_layers": 2, "num_heads": 2, "mlp_dim": 7, "dropout_rate": 0.3, "seed": 5},
+    ),
+]
+
+
+@pytest.mark.parametrize("layer_class, arguments", LAYERS)
+def test_get_config_holds_every_argument_of_the_constructor(layer_class, arguments):
+    parameters = set(inspect.signature(layer_class.__init__).parameters) - {"self", "kwargs"}
+    assert set(arguments) == parameters
+    config = layer_class(**arguments).get_config()
+    assert {name: config[name] for name in parameters} == arguments
+
+
+@pytest.mark.parametrize("layer_class, arguments", LAYERS)
+def test_layers_work_in_a_keras_model_and_are_saved_and_loaded(
+    layer_class, arguments, rng, tmp_path
+):
+    is_position = issubclass(layer_class, LearnedPositions)
+    inputs = keras.Input([3], dtype="int32") if is_position else keras.Input([3, 4])
+    model = keras.Model(inputs, layer_class(**arguments)(inputs))
+    x = np.array([[0, 5, 2]]) if is_position else rng.normal(size=[2, 3, 4]).astype(np.float32)
+    path = str(tmp_path / "model.keras")
+    model.save(path)
+    loaded = keras.models.load_model(path, custom_objects={layer_class.__name__: layer_class})
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
