@@ -11,8 +11,8 @@ help:
 	@echo "make clean        remove $(VENV) and runs/quickstart"
 
 $(VENV)/.installed: requirements.txt requirements/dev.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else \
-	  "error: %s is Python %d.%d; TensorFlow 2.21 needs 3.10 to 3.13: make PYTHON=python3.12" % ("$(PYTHON)", *v))'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+	  "error: %s is Python %d.%d; TensorFlow 2.21 needs 3.11 to 3.13: make PYTHON=python3.12" % ("$(PYTHON)", *v))'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
 	@touch $@

@@ -1,4 +1,4 @@
-"""A small Selfie on built-in images, for a first look (`make quickstart`): no download, minutes on a CPU.
+"""A small Selfie on built-in images (`make quickstart`): no download, minutes on a CPU.
 
     python bin/pretrain.py --config=configs/quickstart.py --workdir=runs/quickstart
 

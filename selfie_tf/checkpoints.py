@@ -1,7 +1,7 @@
 """Checkpoints that survive any kill: complete or not there, verified, with a way back.
 
-A checkpoint is a folder `step-NNNNNNNN` of TensorFlow's files and, written last, a manifest of their
-sha256. A folder without its manifest is a write that was cut short. TensorFlow's own
+A checkpoint is a folder `step-NNNNNNNN` of TensorFlow's files and, written last, a manifest of
+their sha256. A folder without its manifest is a write that was cut short. TensorFlow's own
 CheckpointManager neither falls back from a damaged newest checkpoint nor notices a lost index file.
 """
 

@@ -180,7 +180,7 @@ class Config:
         if d.image_size % p.size:
             raise UserError(
                 f"data.image_size={d.image_size} is not divisible by patches.size={p.size}: "
-                f"change one of them, e.g. data.image_size={max(1, d.image_size // p.size) * p.size}"
+                f"change one of them, e.g. data.image_size={d.image_size // p.size * p.size}"
             )
         if self.num_context < 1 or self.num_targets < 2:
             raise UserError(

@@ -116,7 +116,9 @@ def _let_gpu_memory_grow():
 
 
 def _check_tf_config(text: str) -> None:
-    example = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+    example = (
+        '{"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", "index": 0}}'
+    )
     try:
         config = json.loads(text)
         cluster, task = config["cluster"], config["task"]
@@ -158,7 +160,8 @@ def _tpu_strategy(name: str) -> tf.distribute.Strategy:
         try:
             socket.create_connection((host, int(port)), timeout=_TIMEOUT).close()
         except (OSError, ValueError) as error:
-            raise UserError(f"--tpu={name}: {master} does not answer ({error}); {way_out}") from error
+            message = f"--tpu={name}: {master} does not answer ({error}); {way_out}"
+            raise UserError(message) from error
     try:
         if address:
             tf.config.experimental_connect_to_cluster(resolver)
@@ -175,9 +178,7 @@ def _has_tpu_driver() -> bool:
         import libtpu  # noqa: F401  (comes with the tensorflow-tpu wheel)
     except ImportError:
         return False
-    return any(
-        entry.startswith("accel") or entry == "vfio" for entry in os.listdir("/dev")
-    )
+    return any(entry.startswith("accel") or entry == "vfio" for entry in os.listdir("/dev"))
 
 
 def _within(seconds, function, culprit, way_out):

@@ -23,9 +23,7 @@ def warmup_cosine(
     )
 
 
-def make_optimizer(
-    name: str, learning_rate, momentum: float = 0.9
-) -> keras.optimizers.Optimizer:
+def make_optimizer(name: str, learning_rate, momentum: float = 0.9) -> keras.optimizers.Optimizer:
     """Makes the optimizer called `name`.
 
     Args:

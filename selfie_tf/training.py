@@ -65,7 +65,7 @@ def compile_pretrainer(config: Config, model: SelfiePretrainer, steps_per_execut
 
 
 def distributed_batches(config: Config, source, strategy, start_step: int):
-    """The training batches from `start_step` on, each worker reading its own rows of every batch."""
+    """The training batches from `start_step` on; each worker reads its own rows of every batch."""
     per_replica = distribute.per_replica_batch(strategy, config.train.batch_size)
 
     def dataset(context):
@@ -216,8 +216,8 @@ def versions() -> dict:
     def git(*arguments):
         try:
             command = ["git", "-C", root, *arguments]
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
+            return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).strip()
+        except (OSError, subprocess.SubprocessError):
             return None
 
     return {
@@ -419,9 +419,10 @@ class Progress(keras.callbacks.Callback):
                         tf.summary.scalar(name, value)
             self._writer.flush()
         left = (train.steps - step) / rate
+        clock = time.strftime("%H:%M:%S", time.gmtime(left % 86_400))
         logging.info(
             "step %d/%d  loss %.4f  patch accuracy %.3f  lr %.4f  %.2f steps/s  %.0f images/s  "
-            "%s left",
+            "%dd %s left",
             step,
             train.steps,
             point["loss"],
@@ -429,7 +430,8 @@ class Progress(keras.callbacks.Callback):
             point["learning_rate"],
             rate,
             point["images_per_second"],
-            time.strftime("%H:%M:%S", time.gmtime(left)) if left < 86_400 else f"{left / 86_400:.1f} d",
+            left // 86_400,
+            clock,
         )
         self.model.reset_metrics()
         self._logged, self._time = step, time.time()

@@ -56,7 +56,7 @@ class WorkDir:
             write_atomically(self.join("result.json"), json.dumps(result, indent=2) + "\n")
 
     def metrics(self) -> list:
-        """The log points so far, as dicts in ascending step; a line cut short by a kill is left out."""
+        """The log points so far as dicts, ascending; a line cut short by a kill is left out."""
         try:
             lines = self._read("metrics.jsonl").splitlines()
         except tf.errors.NotFoundError:

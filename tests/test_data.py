@@ -334,9 +334,7 @@ def test_held_out_batches_do_not_depend_on_the_seed(tiny_config):
 def test_pad_and_crop_shifts_and_fills_with_zeros(rng):
     image = rng.integers(1, 256, [8, 8, 3], dtype=np.uint8)
     padded = np.pad(image, [[2, 2], [2, 2], [0, 0]])
-    windows = {
-        padded[y : y + 8, x : x + 8].tobytes(): (y, x) for y in range(5) for x in range(5)
-    }
+    windows = {padded[y : y + 8, x : x + 8].tobytes(): (y, x) for y in range(5) for x in range(5)}
     found = set()
     for seed in range(200):
         result = pipeline.pad_and_crop(tf.constant(image), 2, [0, seed]).numpy()

@@ -1,7 +1,6 @@
 """Image files to RGB arrays.
 
-With Pillow and not TensorFlow's decoders: these ignore EXIF rotation, read palette BMPs wrongly, drop
-alpha unblended, and spend 8 GB on a 20000x20000 PNG.
+With Pillow and not TensorFlow's decoders: these ignore EXIF rotation, drop alpha unblended, and spend 8 GB on a 20000x20000 PNG.
 """
 
 import numpy as np
@@ -22,8 +21,8 @@ def read_image(path: str, max_pixels: int = 100_000_000, min_side: int = 0) -> n
     Args:
       path: of the file; any that tf.io.gfile reads.
       max_pixels: refuses larger images before it decodes them.
-      min_side: if positive, a JPEG may be shrunk while it is decoded (much faster), its shorter side
-        staying at least this long.
+      min_side: if positive, a JPEG may be shrunk while it is decoded (much faster), its shorter
+        side staying at least this long.
 
     Returns:
       uint8 `[h, w, 3]`.

@@ -35,15 +35,13 @@ def pad_and_crop(image: tf.Tensor, pad: int, seed: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.image.stateless_random_crop(padded, image.shape, seed), image.shape)
 
 
-def random_resized_crop(
-    image: tf.Tensor, size: int, min_area: float, seed: tf.Tensor
-) -> tf.Tensor:
-    """A random rectangle of at least `min_area` of the image, aspect 3/4 to 4/3, scaled to a square.
+def random_resized_crop(image: tf.Tensor, size: int, min_area: float, seed: tf.Tensor) -> tf.Tensor:
+    """A random rectangle of the image, its aspect from 3/4 to 4/3, scaled to a square.
 
     Args:
       image: uint8 `[h, w, 3]`.
       size: of the result in pixels.
-      min_area: part of the image's area, in (0, 1].
+      min_area: least part of the image's area, in (0, 1].
       seed: int `[2]`.
 
     Returns:

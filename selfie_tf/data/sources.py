@@ -227,7 +227,9 @@ class TFDSSource:
             order = tf.stack([tf.constant(seed, tf.int64), epoch])
             records = _read(self._train, order).shuffle(
                 # Not the seed of the shards' order; prime, so that seeds' epochs don't coincide.
-                buffer, seed=seed + 1_000_003 * epoch, reshuffle_each_iteration=False
+                buffer,
+                seed=seed + 1_000_003 * epoch,
+                reshuffle_each_iteration=False,
             )
             return records.skip(tf.where(epoch == start // n, tf.constant(start % n, tf.int64), 0))
 

@@ -1,4 +1,4 @@
-"""Position embeddings: one vector a patch, or the sum of a row and a column vector (section 2.2)."""
+"""Position embeddings: a vector a patch, or the sum of a row and a column vector (section 2.2)."""
 
 import tensorflow as tf
 import tf_keras as keras

@@ -10,7 +10,7 @@ from selfie_tf.losses import l2_penalty, patch_accuracy, patch_classification_lo
 
 
 def normalize(images: tf.Tensor, dtype) -> tf.Tensor:
-    """uint8 or float pixels in [0, 255] to [-1, 1]; in the model, so that bytes are what travels."""
+    """Pixels in [0, 255] to [-1, 1]; in the model, so that bytes are what travels to the device."""
     return tf.cast(tf.cast(images, tf.float32) / 127.5 - 1.0, dtype)
 
 

@@ -1,0 +1,41 @@
+import pytest
+
+from selfie_tf.benchmark import benchmark, gflop_per_image, patch_network_flop
+from selfie_tf.config import Config
+
+
+def test_patch_network_flop_written_out():
+    """Width 1, small stem, a 4x4 patch: maps of 4x4, 2x2, 1x1."""
+    stem = 9 * 3 * 1 * 16
+    # 1x1 in, 3x3, 1x1 out, per unit; the first with the projection.
+    group1 = (1 * 1 + 9 * 1 + 1 * 4 + 1 * 4) * 16 + 2 * (4 * 1 + 9 * 1 + 1 * 4) * 16
+    group2 = 4 * 2 * 16 + (9 * 4 + 2 * 8 + 4 * 8) * 4 + 3 * (8 * 2 + 9 * 4 + 2 * 8) * 4
+    group3 = 8 * 4 * 4 + (9 * 16 + 4 * 16 + 8 * 16) * 1 + 5 * (16 * 4 + 9 * 16 + 4 * 16) * 1
+    assert patch_network_flop(1, "small", 4) == 2 * (stem + group1 + group2 + group3)
+
+
+def test_imagenet_stem_divides_the_side_by_four_first():
+    stem = 2 * 49 * 3 * 16 * 16**2
+    rest = patch_network_flop(16, "small", 8) - 2 * 9 * 3 * 16 * 8**2
+    assert patch_network_flop(16, "imagenet", 32) == stem + rest
+
+
+def test_gflop_of_the_papers_runs():
+    config = Config()
+    assert gflop_per_image(config) == pytest.approx(7.5, abs=0.1)
+    config.model.pooling = "mean"
+    mean = gflop_per_image(config)
+    config.model.pooling = "attention"
+    per_block = 2 * 13 * (4 * 1024**2 + 2 * 13 * 1024 + 2 * 1024 * 640)
+    assert gflop_per_image(config) - mean == pytest.approx(3 * 3 * per_block / 1e9)
+
+
+def test_benchmark_reports_consistent_figures(tiny_config):
+    result = benchmark(tiny_config, "", seconds=0.05)
+    for precision in ("float32", "mixed_bfloat16"):
+        part = result[precision]
+        step = part["step_images_per_second"]
+        assert part["step_gflops"] == pytest.approx(step * result["gflop_per_image"])
+        assert part["step_to_matmul"] == pytest.approx(part["step_gflops"] / part["matmul_gflops"])
+        assert part["input_to_step"] == pytest.approx(result["input_images_per_second"] / step)
+        assert part["step_and_input_images_per_second"] > 0

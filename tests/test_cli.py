@@ -1,0 +1,179 @@
+"""Every mistake: nonzero exit, one line that names the culprit and the way out, no traceback."""
+
+import json
+import socket
+
+import numpy as np
+import pytest
+from conftest import ROOT, TINY, run, start
+from PIL import Image
+
+
+def fails(*flags, env=None, command="bin/pretrain.py", code=1):
+    """Runs the command, checks how it fails, and returns the line."""
+    exit_code, _, err = run(*flags, env=env, command=command)
+    assert exit_code == code, err
+    assert "Traceback" not in err
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and err.splitlines()[-1] == errors[0], err
+    return errors[0]
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        (["--config.train.stepz=3"], ["train.stepz", "did you mean train.steps?"]),
+        (["--config.trian.steps=3"], ["trian.steps", "did you mean train.steps?"]),
+        (["--config.train.steps=many"], ["config.train.steps", "many"]),
+        (["--config.train.steps=1.5"], ["config.train.steps", "1.5"]),
+        (["--config.optimizer.learning_rate=nan"], ["optimizer.learning_rate=nan"]),
+        (["--config.optimizer.learning_rate=-1"], ["optimizer.learning_rate=-1"]),
+        (["--config.train.batch_size=0"], ["train.batch_size=0", "from 1"]),
+        (["--config.model.pooling=sum"], ["model.pooling='sum'", "attention, mean, max"]),
+        (["--config.data.name=imagenet"], ["data.name='imagenet'", "folder:PATH"]),
+        (["--config.data.image_size=30"], ["image_size=30", "patches.size=8", "image_size=24"]),
+        (["--config.model.num_heads=3"], ["model.num_heads=3", "128"]),
+        (["--config.patches.context_fraction=1"], ["context_fraction=1", "0 target"]),
+        (["--config.optimizer.warmup_steps=600"], ["warmup_steps=600", "train.steps=600"]),
+        (["--config.train.steps_per_execution=7"], ["log_every", "steps_per_execution=7"]),
+        (["steps=3"], ["'steps=3'", "--name=value"]),
+        (["--confg=x"], ["confg", "--help"]),
+        (["--config=configs/nothing.py"], ["configs/nothing.py", "configs/", "quickstart.py"]),
+        (["--config.data.name=builtin:cats"], ["builtin:cats", "builtin:shapes"]),
+        (["--virtual_devices=3"], ["batch_size=64", "3 replicas", "batch_size=66"]),
+        (["--virtual_devices=-1"], ["--virtual_devices=-1"]),
+        (["--config.train.batch_size=5001"], ["5000 training images", "batch_size=5001"]),
+        (["--config.data.name=folder:/no/such/place"], ["/no/such/place", "no such folder"]),
+        (["--config.data.name=tfds:cifar11"], ["tfds:cifar11", "not found"]),
+    ],
+)
+def test_mistakes_in_flags_and_config(flags, expected, tmp_path):
+    given = ["--config=configs/quickstart.py", f"--workdir={tmp_path}/run"]
+    line = fails(*given, *flags)
+    for part in expected:
+        assert part in line
+
+
+def test_a_missing_workdir_flag():
+    assert "--workdir" in fails("--config=configs/quickstart.py")
+
+
+def test_missing_tfds_data_names_the_quickstart(tmp_path):
+    """The default config is the paper's CIFAR-10 run."""
+    line = fails(f"--workdir={tmp_path}/run", f"--data_dir={tmp_path}/data")
+    for part in ("tfds:cifar10", f"{tmp_path}/data", "--download", "configs/quickstart.py"):
+        assert part in line
+
+
+@pytest.mark.parametrize("files, expected", [([], "no images"), (["a.txt"], "no images")])
+def test_folders_without_images(files, expected, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in files:
+        (folder / name).write_text("x")
+    line = fails(*TINY, f"--config.data.name=folder:{folder}", f"--workdir={tmp_path}/run")
+    assert expected in line and str(folder) in line and ".png" in line
+
+
+def test_corrupt_images_over_the_budget(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(40):
+        Image.fromarray(np.full([16, 16, 3], i, np.uint8)).save(folder / f"{i}.png")
+        if i % 2:
+            (folder / f"{i}.png").write_bytes(b"nothing")
+    line = fails(*TINY, f"--config.data.name=folder:{folder}", f"--workdir={tmp_path}/run")
+    assert str(folder) in line and "corrupt_budget" in line
+
+
+def test_a_workdir_of_another_config(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"train": {"steps": 7, "seed": 3}}))
+    line = fails("--config=configs/quickstart.py", f"--workdir={tmp_path}")
+    for part in (str(tmp_path), "train.seed (3, now 0)", "train.steps (7, now 600)", "--workdir"):
+        assert part in line
+
+
+def test_a_damaged_config_file_in_the_workdir(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    assert "config.json" in fails("--config=configs/quickstart.py", f"--workdir={tmp_path}")
+
+
+def test_a_workdir_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "--workdir" in fails("--config=configs/quickstart.py", f"--workdir={tmp_path}/file/run")
+
+
+def test_a_workdir_in_use(tmp_path):
+    first = start(*TINY, f"--workdir={tmp_path}")
+    try:
+        while not (tmp_path / "config.json").exists():
+            assert first.poll() is None
+        line = fails(*TINY, f"--workdir={tmp_path}")
+        assert str(tmp_path) in line and f"process {first.pid}" in line
+    finally:
+        first.kill()
+        first.communicate()
+
+
+@pytest.mark.parametrize("name", ["local", "node-1", "grpc://127.0.0.1:1"])
+def test_an_absent_tpu_is_an_error_within_seconds(name, tmp_path):
+    line = fails(*TINY, f"--workdir={tmp_path}", f"--tpu={name}")
+    assert f"--tpu={name}" in line and "leave --tpu out" in line
+
+
+def test_a_tpu_address_that_accepts_and_says_nothing(tmp_path):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        name = f"grpc://127.0.0.1:{silent.getsockname()[1]}"
+        line = fails(*TINY, f"--workdir={tmp_path}", f"--tpu={name}")
+    assert f"--tpu={name}" in line
+
+
+@pytest.mark.parametrize(
+    "value, expected",
+    [
+        ("{", "not JSON"),
+        ("[]", "lacks"),
+        ('{"cluster": {"worker": ["a:1"]}}', "lacks 'task'"),
+        (
+            '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+            "task.index=1",
+        ),
+        (
+            '{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}',
+            "not a list of host:port",
+        ),
+        (
+            '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, '
+            '"task": {"type": "worker", "index": 0}}',
+            "only chief and worker",
+        ),
+    ],
+)
+def test_bad_tf_config(value, expected, tmp_path):
+    line = fails(*TINY, f"--workdir={tmp_path}", env={"TF_CONFIG": value})
+    assert "TF_CONFIG" in line and expected in line and '"cluster"' in line
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    code, out, err = run(*TINY, "--debug", "--config.data.name=folder:/no", "--workdir=/tmp/x")
+    assert code == 1 and "Traceback" in out + err and "error: " in err
+
+
+def test_help_lists_the_flags():
+    code, out, err = run("--help")
+    assert code in (0, 1) and "--workdir" in out + err and "Traceback" not in err
+
+
+def test_every_config_validates_and_says_its_cost():
+    import glob
+    import runpy
+
+    paths = glob.glob(f"{ROOT}/configs/*.py")
+    assert len(paths) == 4
+    for path in paths:
+        namespace = runpy.run_path(path)
+        namespace["get_config"]().validate()
+        assert "bin/pretrain.py --config=configs/" in namespace["__doc__"]
+        assert "not measured" in namespace["__doc__"] or "Result:" in namespace["__doc__"]

@@ -1,0 +1,263 @@
+"""Runs of bin/pretrain.py: resuming, kills, signals, distribution."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT, TINY, run, start
+
+STEPS = 24
+
+
+def finish(workdir, *flags, **kwargs):
+    code, out, err = run(*TINY, *flags, f"--workdir={workdir}", **kwargs)
+    assert code == 0, err
+    return out
+
+
+def weights(workdir, step=STEPS):
+    """{variable's path: value} of a checkpoint."""
+    path = os.path.join(workdir, "checkpoints", f"step-{step:08d}", "state")
+    reader = tf.train.load_checkpoint(path)
+    return {
+        name: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+        if name.startswith(("model/", "optimizer/")) and "metric" not in name
+    }
+
+
+def losses(workdir):
+    with open(os.path.join(workdir, "metrics.jsonl")) as file:
+        return {point["step"]: point["loss"] for point in map(json.loads, file)}
+
+
+def assert_identical(workdir, expected):
+    found = weights(workdir)
+    assert set(found) == set(expected) and len(found) > 100
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.time() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.time() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    out = finish(workdir)
+    assert f"step {STEPS}/{STEPS}" in out and "finished" in out
+    return workdir
+
+
+def test_a_run_leaves_what_the_readme_says(uninterrupted):
+    result = json.loads((uninterrupted / "result.json").read_text())
+    assert result["chance"] == 0.25 and result["steps"] == STEPS
+    assert 0 <= result["patch_accuracy"] <= 1 and 0 <= result["held_out_patch_accuracy"] <= 1
+    assert result["held_out_images"] == 32
+    assert result["averaged_steps"] == STEPS  # all there are, being fewer than 50
+    points = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").open()]
+    assert [p["step"] for p in points] == [4, 8, 12, 16, 20, 24]
+    for key in ("loss", "patch_accuracy", "learning_rate", "images_per_second"):
+        assert all(np.isfinite(p[key]) for p in points)
+    assert np.mean([p["loss"] for p in points]) == pytest.approx(result["loss"])
+    steps = sorted(p.name for p in (uninterrupted / "checkpoints").iterdir())
+    assert steps == ["step-00000012", "step-00000018", "step-00000024"]
+    pictures = {p.name for p in (uninterrupted / "figures").glob("*.png")}
+    assert pictures == {
+        "jigsaw.png",
+        "curves.png",
+        "jigsaw_00000000.png",
+        "jigsaw_00000012.png",
+        "jigsaw_00000024.png",
+    }
+    assert json.loads((uninterrupted / "config.json").read_text())["train"]["steps"] == STEPS
+
+
+def test_tensorboard_holds_scalars_and_pictures(uninterrupted):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(uninterrupted / "tensorboard"), {"tensors": 0})
+    events.Reload()
+    assert {"loss", "patch_accuracy", "learning_rate", "jigsaw"} <= set(events.Tags()["tensors"])
+    assert [e.step for e in events.Tensors("jigsaw")] == [0, 12, 24]
+    assert [e.step for e in events.Tensors("loss")] == [4, 8, 12, 16, 20, 24]
+
+
+def test_the_same_command_again_says_that_it_is_finished(uninterrupted):
+    before = (uninterrupted / "result.json").read_text()
+    assert "already finished" in finish(uninterrupted)
+    assert (uninterrupted / "result.json").read_text() == before
+
+
+def test_the_same_command_elsewhere_gives_the_same_bits(uninterrupted, tmp_path):
+    finish(tmp_path)
+    assert_identical(tmp_path, weights(uninterrupted))
+    assert losses(tmp_path) == losses(uninterrupted)
+
+
+def test_killed_at_random_steps_and_within_a_checkpoint_the_bits_are_the_same(
+    uninterrupted, tmp_path
+):
+    kills = random.Random(time.time_ns()).sample(range(7, 23), 2)
+    for kill in sorted(kills):
+        process = start(*TINY, "--config.train.log_every=1", f"--workdir={tmp_path}")
+        lines = tmp_path / "metrics.jsonl"
+
+        def reached(lines=lines, kill=kill):
+            return lines.exists() and lines.read_text().count("\n") >= kill
+
+        wait_for(reached, process)
+        process.kill()
+        process.communicate()
+    # The third kill comes from within: after TensorFlow's files, before the manifest.
+    code = (
+        "import os, signal, sys; sys.path[:0] = [{bin!r}, {root!r}]\n"
+        "import selfie_tf.checkpoints as c\n"
+        "c._digests = lambda folder: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "c.Checkpointer._problem = lambda *_: None\n"
+        "import _main, pretrain; _main.run(pretrain.main)"
+    ).format(bin=os.path.join(ROOT, "bin"), root=ROOT)
+
+    flags = [*TINY, "--config.train.log_every=1", f"--workdir={tmp_path}"]
+    killed = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    folders = sorted((tmp_path / "checkpoints").iterdir())
+    cut_short = [f for f in folders if not (f / "manifest.json").exists()]
+    assert len(cut_short) == 1 and any(cut_short[0].iterdir())
+    out = finish(tmp_path, "--config.train.log_every=1")
+    assert "resuming at step" in out
+    expected = weights(uninterrupted)
+    assert_identical(tmp_path, expected)
+    points = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()]
+    assert points == list(range(1, STEPS + 1))
+
+
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_taken(uninterrupted, tmp_path):
+    import shutil
+
+    workdir = tmp_path / "copy"
+    shutil.copytree(uninterrupted, workdir)
+    (workdir / "result.json").unlink()
+    newest = workdir / "checkpoints" / "step-00000024"
+    data = next(newest.glob("state.data*"))
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    out = finish(workdir)
+    assert "is damaged" in out and "fell back to the checkpoint of step 18" in out
+    assert_identical(workdir, weights(uninterrupted))
+
+
+@pytest.mark.parametrize("signum, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_rerun_goes_on(uninterrupted, tmp_path, signum, code):
+    process = start(*TINY, f"--workdir={tmp_path}")
+    wait_for(lambda: (tmp_path / "metrics.jsonl").exists(), process)
+    process.send_signal(signum)
+    out, err = process.communicate()
+    assert process.returncode == code
+    assert "stopped at step" in err and "Traceback" not in err
+    step = int(err.split("stopped at step ")[1].split(";")[0])
+    assert (tmp_path / "checkpoints" / f"step-{step:08d}" / "manifest.json").exists()
+    assert f"resuming at step {step}" in finish(tmp_path)
+    assert_identical(tmp_path, weights(uninterrupted))
+
+
+def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    flags = [*TINY, "--config.optimizer.learning_rate=1e6", f"--workdir={tmp_path}"]
+    code, out, err = run(*flags, "--config.train.checkpoint_every=1")
+    assert code == 1
+    line = err.strip().splitlines()[-1]
+    assert line.startswith("error: the loss or its gradient became NaN")
+    assert "learning_rate" in line and "Traceback" not in err
+    newest = max((tmp_path / "checkpoints").iterdir())
+    assert f"the checkpoint of step {int(newest.name[5:])} is kept" in line
+    for name, value in weights(tmp_path, int(newest.name[5:])).items():
+        assert np.isfinite(value).all(), name
+
+
+SYNCHRONISED = ["--config.model.norm_synchronized=True", "--config.train.steps=16"]
+
+
+@pytest.fixture(scope="module")
+def one_replica(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "one"
+    finish(workdir, *SYNCHRONISED, "--config.model.dropout_rate=0.0")
+    return workdir
+
+
+def assert_close(workdir, expected):
+    assert losses(workdir) == pytest.approx(losses(expected), abs=1e-5)
+    found = weights(workdir, 16)
+    for name, value in weights(expected, 16).items():
+        np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+
+
+def test_two_virtual_replicas_train_as_one(one_replica, tmp_path):
+    """Without dropout, whose masks differ by replica, and with synchronised batch norm."""
+    out = finish(tmp_path, *SYNCHRONISED, "--config.model.dropout_rate=0.0", "--virtual_devices=2")
+    assert "2 replica(s)" in out
+    assert_close(tmp_path, one_replica)
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def test_two_workers_train_as_one(one_replica, tmp_path):
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+    flags = [*TINY, *SYNCHRONISED, "--config.model.dropout_rate=0.0", f"--workdir={tmp_path}"]
+    processes = [
+        start(
+            *flags,
+            env={
+                "TF_CONFIG": json.dumps(
+                    {"cluster": cluster, "task": {"type": "worker", "index": i}}
+                )
+            },
+        )
+        for i in range(2)
+    ]
+    for process in processes:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        assert "2 replica(s)" in out
+    assert_close(tmp_path, one_replica)
+
+
+def test_replicas_draw_different_dropout_masks():
+    code = f"""
+import sys; sys.path.insert(0, {ROOT!r})
+import selfie_tf, tensorflow as tf
+from selfie_tf.distribute import make_strategy
+from selfie_tf.layers.attention import StatelessDropout
+strategy = make_strategy(virtual_devices=2)
+with strategy.scope():
+    layer = StatelessDropout(0.5, seed=1)
+    layer.build(None)
+step = tf.function(lambda: strategy.run(lambda: layer(tf.ones([100]), training=True)))
+seen = [tuple(x.numpy()) for _ in range(2) for x in strategy.experimental_local_results(step())]
+assert len(set(seen)) == 4, seen
+assert layer.calls.numpy() == 2
+print("different")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "different", done.stderr
