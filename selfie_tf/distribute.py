@@ -2,9 +2,9 @@
 
 import json
 import os
-import socket
 import threading
 
+import grpc
 import tensorflow as tf
 
 from selfie_tf.errors import UserError
@@ -156,12 +156,15 @@ def _tpu_strategy(name: str) -> tf.distribute.Strategy:
     # Resolving a name asks the cloud's metadata server and API, which retry for minutes.
     resolver, master = _within(_TIMEOUT, resolve, f"--tpu={name}", way_out)
     if master.startswith("grpc://"):
-        host, _, port = master.removeprefix("grpc://").partition("/")[0].rpartition(":")
+        # Connecting for real waits for ever where a port is open and says nothing.
+        channel = grpc.insecure_channel(master.removeprefix("grpc://").partition("/")[0])
         try:
-            socket.create_connection((host, int(port)), timeout=_TIMEOUT).close()
-        except (OSError, ValueError) as error:
-            message = f"--tpu={name}: {master} does not answer ({error}); {way_out}"
+            grpc.channel_ready_future(channel).result(timeout=_TIMEOUT)
+        except grpc.FutureTimeoutError as error:
+            message = f"--tpu={name}: {master} does not answer within {_TIMEOUT:.0f} s; {way_out}"
             raise UserError(message) from error
+        finally:
+            channel.close()
     try:
         if address:
             tf.config.experimental_connect_to_cluster(resolver)

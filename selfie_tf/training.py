@@ -405,7 +405,7 @@ class Progress(keras.callbacks.Callback):
             "step": step,
             "loss": values["loss"],
             "patch_accuracy": values["patch_accuracy"],
-            "learning_rate": float(self.model.optimizer.learning_rate),
+            "learning_rate": float(tf.convert_to_tensor(self.model.optimizer.learning_rate)),
             "l2": values["l2"],
             "gradient_norm": values["gradient_norm"],
             "images_per_second": rate * train.batch_size,

@@ -30,7 +30,8 @@ def test_gflop_of_the_papers_runs():
     assert gflop_per_image(config) - mean == pytest.approx(3 * 3 * per_block / 1e9)
 
 
-def test_benchmark_reports_consistent_figures(tiny_config):
+def test_benchmark_reports_consistent_figures(tiny_config, monkeypatch):
+    monkeypatch.setattr("selfie_tf.benchmark._MATMUL_SIDE", 256)
     result = benchmark(tiny_config, "", seconds=0.05)
     for precision in ("float32", "mixed_bfloat16"):
         part = result[precision]

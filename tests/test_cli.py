@@ -87,9 +87,9 @@ def test_corrupt_images_over_the_budget(tmp_path):
 
 
 def test_a_workdir_of_another_config(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"train": {"steps": 7, "seed": 3}}))
+    (tmp_path / "config.json").write_text(json.dumps({"train": {"steps": 700, "seed": 3}}))
     line = fails("--config=configs/quickstart.py", f"--workdir={tmp_path}")
-    for part in (str(tmp_path), "train.seed (3, now 0)", "train.steps (7, now 600)", "--workdir"):
+    for part in (str(tmp_path), "train.seed (3, now 0)", "train.steps (700, now 600)", "--workdir"):
         assert part in line
 
 

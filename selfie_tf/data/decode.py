@@ -1,6 +1,7 @@
 """Image files to RGB arrays.
 
-With Pillow and not TensorFlow's decoders: these ignore EXIF rotation, drop alpha unblended, and spend 8 GB on a 20000x20000 PNG.
+With Pillow and not TensorFlow's decoders: these ignore EXIF rotation, drop alpha unblended, and
+spend 8 GB on a 20000x20000 PNG.
 """
 
 import numpy as np

@@ -16,9 +16,6 @@ EXPANSION = 4  # output channels of a bottleneck unit / its filters
 def convolve(inputs, kernel, strides=1):
     """'SAME' convolution, written as matrix products where the static shapes make that faster.
 
-    The figures are times against the same convolution by `tf.nn.conv2d`, forward and backward, in
-    float32 / mixed_bfloat16 on a two-core AVX-512 CPU with 1,024 patches and the widths of P.
-
     Args:
       inputs: float `[N, H, W, C]`; H and W may be unknown.
       kernel: `[kh, kw, C, F]` of the same dtype.
@@ -27,12 +24,15 @@ def convolve(inputs, kernel, strides=1):
     Returns:
       `[N, ceil(H / strides), ceil(W / strides), F]`.
     """
+    # Speed-ups are over `tf.nn.conv2d`, forward and backward, in float32 / mixed_bfloat16, on a
+    # two-core AVX-512 CPU with 1,024 patches at the widths of P. Elsewhere conv2d is the faster.
     kernel_size, map_size = tuple(kernel.shape[:2]), tuple(inputs.shape[1:3])
-    if kernel_size == (1, 1):
+    if kernel_size == (1, 1):  # 1.0 to 1.2 / 1.0 to 1.7 times; with strides 1.2 to 1.5 / 1.6 to 2.1
         if strides > 1:
-            # Picks every second position; the gradient of `inputs[:, ::2, ::2]` is twice as slow.
+            # Picks every second position; by `inputs[:, ::2, ::2]` the whole is half as fast.
             inputs = tf.nn.avg_pool2d(inputs, 1, strides, "VALID")  # [N, h, w, C]
         return tf.tensordot(inputs, kernel[0, 0], 1)  # [N, h, w, F]
+    # 2.3 / 2.5 times on 2x2 maps, 1.1 / 1.7 times from 4x4 to 2x2.
     if kernel_size == (3, 3) and (*map_size, strides) in ((2, 2, 1), (4, 4, 2)):
         return _convolve_by_rows(inputs, kernel, strides)
     return tf.nn.conv2d(inputs, kernel, strides, "SAME")
