@@ -343,8 +343,7 @@ class Stop:
 class Progress(keras.callbacks.Callback):
     """Logs, saves, draws and stops, at the steps that the config says."""
 
-    # Metrics stay on the device until a log point: reading them at every step would make the
-    # device wait for Python.
+    # Keeps `fit` from reading metrics at every step, for which the device would wait.
     _supports_tf_logs = True
 
     def __init__(self, config, directory, checkpointer, jigsaw, stop, step, chief):
@@ -373,7 +372,8 @@ class Progress(keras.callbacks.Callback):
         logs_now = step % train.log_every == 0 or last
         saves_now = step % train.checkpoint_every == 0 or last or stopping
         if logs_now or saves_now:
-            values = {name: float(value) for name, value in logs.items()}
+            # Not from `logs`, which fit has reduced over workers as if they were counts.
+            values = {metric.name: float(metric.result()) for metric in self.model.metrics}
             if values["nonfinite_steps"]:
                 raise UserError(
                     f"the loss or its gradient became NaN or infinite between steps "

@@ -254,6 +254,7 @@ def test_a_step_has_the_same_batch_whatever_step_the_input_starts_at(name, data_
     source = make_source(config, data_dir)
     whole = as_numpy(pipeline.training_batches(source, config), 16)
     for start in (0, 2, 13, 15):
+        tf.random.set_seed(start)  # of no consequence; 0 once made shuffling fail
         part = as_numpy(pipeline.training_batches(source, config, start), 16 - start)
         assert_same(part, whole[start:])
     config.train.seed = 1

@@ -34,9 +34,13 @@ def weights(workdir, step=STEPS):
     }
 
 
-def losses(workdir):
+def log_points(workdir):
     with open(os.path.join(workdir, "metrics.jsonl")) as file:
-        return {point["step"]: point["loss"] for point in map(json.loads, file)}
+        return [json.loads(line) for line in file]
+
+
+def losses(workdir):
+    return {point["step"]: point["loss"] for point in log_points(workdir)}
 
 
 def assert_identical(workdir, expected):
@@ -68,7 +72,7 @@ def test_a_run_leaves_what_the_readme_says(uninterrupted):
     assert 0 <= result["patch_accuracy"] <= 1 and 0 <= result["held_out_patch_accuracy"] <= 1
     assert result["held_out_images"] == 32
     assert result["averaged_steps"] == STEPS  # all there are, being fewer than 50
-    points = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").open()]
+    points = log_points(uninterrupted)
     assert [p["step"] for p in points] == [4, 8, 12, 16, 20, 24]
     for key in ("loss", "patch_accuracy", "learning_rate", "images_per_second"):
         assert all(np.isfinite(p[key]) for p in points)
@@ -141,8 +145,7 @@ def test_killed_at_random_steps_and_within_a_checkpoint_the_bits_are_the_same(
     assert "resuming at step" in out
     expected = weights(uninterrupted)
     assert_identical(tmp_path, expected)
-    points = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()]
-    assert points == list(range(1, STEPS + 1))
+    assert [p["step"] for p in log_points(tmp_path)] == list(range(1, STEPS + 1))
 
 
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_taken(uninterrupted, tmp_path):

@@ -224,6 +224,9 @@ class TFDSSource:
         n, buffer = self.num_train, min(self._buffer, self.num_train)
 
         def epoch_records(epoch):
+            # Of this function's graph alone: the order must not depend on the program's global
+            # seed, and a global seed of 0 makes `shuffle` fail on a seed that is a tensor.
+            tf.random.set_seed(1)
             order = tf.stack([tf.constant(seed, tf.int64), epoch])
             records = _read(self._train, order).shuffle(
                 # Not the seed of the shards' order; prime, so that seeds' epochs don't coincide.
