@@ -15,7 +15,7 @@ POSITIONS = ("learned", "factorized")
 POOLINGS = ("attention", "mean", "max")
 LOGIT_SCALES = ("none", "sqrt_dim")
 STEMS = ("small", "imagenet")
-PRECISIONS = ("float32", "mixed_bfloat16")
+PRECISIONS = ("float32", "mixed_bfloat16", "float64")
 OPTIMIZERS = ("sgd",)
 
 
@@ -87,6 +87,7 @@ class TrainConfig:
     steps: int = 120_000
     batch_size: int = 512  # over all replicas
     seed: int = 0
+    # float64 is for comparing runs: an untrained P amplifies float32's rounding within a few steps.
     precision: str = "float32"
     checkpoint_every: int = 1000  # steps
     keep_checkpoints: int = 3

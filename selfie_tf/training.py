@@ -175,12 +175,14 @@ def _pretrain(config, directory, strategy, source, chief):
             figures.draw_curves(file, points, 1 / config.num_targets)
     directory.write_result(result)
     logging.info(
-        "finished: patch accuracy %.3f over the last %d steps, %.3f on %d held-out images; "
-        "see %s and %s",
+        "finished: patch accuracy %.3f over the last %d steps; on %d held-out images %.3f cropped "
+        "as in training, %.3f uncropped (chance %.3f); see %s and %s",
         result["patch_accuracy"],
         result["averaged_steps"],
+        result["evaluated_images"],
         result["held_out_patch_accuracy"],
-        result["held_out_images"],
+        result["held_out_patch_accuracy_uncropped"],
+        result["chance"],
         directory.join("result.json"),
         directory.join("figures"),
     )
@@ -251,21 +253,30 @@ class HeldOut:
         return next(iter(held_out_batches(self._source, self._config, count, count)))
 
     def evaluate(self) -> dict:
-        """Loss and patch accuracy over `data.eval_images` held-out images."""
+        """Loss and patch accuracy on held-out images, cropped as in training and uncropped.
+
+        Both, because the paper's zero padding gives places at the edge away: the patches of cropped
+        images carry a black margin, and a network may learn little else at first.
+        """
+        cropped, uncropped = self._evaluate(True), self._evaluate(False)
+        return {
+            "held_out_loss": cropped[0],
+            "held_out_patch_accuracy": cropped[1],
+            "held_out_patch_accuracy_uncropped": uncropped[1],
+            "evaluated_images": cropped[2],
+        }
+
+    def _evaluate(self, crop):
         config = self._config
         all_losses, accuracies = [], []
-        batches = held_out_batches(
-            self._source, config, config.train.batch_size, config.data.eval_images
-        )
-        for batch in batches:
+        for batch in held_out_batches(
+            self._source, config, config.train.batch_size, config.data.eval_images, crop
+        ):
             logits = self.logits(batch)
             all_losses.append(losses.patch_classification_loss(logits).numpy())
             accuracies.append(losses.patch_accuracy(logits).numpy())
-        return {
-            "held_out_loss": float(np.mean(np.concatenate(all_losses))),
-            "held_out_patch_accuracy": float(np.mean(np.concatenate(accuracies))),
-            "held_out_images": sum(map(len, accuracies)),
-        }
+        all_losses, accuracies = np.concatenate(all_losses), np.concatenate(accuracies)
+        return float(np.mean(all_losses)), float(np.mean(accuracies)), len(accuracies)
 
 
 class Jigsaw:

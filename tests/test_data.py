@@ -323,6 +323,15 @@ def test_an_images_crop_and_split_differ_from_epoch_to_epoch(tiny_config):
     assert first["context_patches"].sum() != second["context_patches"].sum()
 
 
+def test_held_out_images_are_cropped_or_not(tiny_config):
+    source = make_source(tiny_config)
+    for crop in (True, False):
+        batches = pipeline.held_out_batches(source, tiny_config, 64, 64, crop)
+        batch = as_numpy(batches, 1)[0]
+        black = (batch["context_patches"] == 0).all(-1).any((1, 2, 3))
+        assert black.mean() > 0.9 if crop else black.mean() < 0.1
+
+
 def test_held_out_batches_do_not_depend_on_the_seed(tiny_config):
     source = make_source(tiny_config)
     before = as_numpy(pipeline.held_out_batches(source, tiny_config, 8, 20), 9)

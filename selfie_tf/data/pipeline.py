@@ -111,23 +111,29 @@ def training_batches(
     return batches.with_options(options)
 
 
-def held_out_batches(source, config, batch_size: int, limit: int) -> tf.data.Dataset:
-    """Batches of the first held-out images: no random crop, and a split fixed by the image alone.
+def held_out_batches(
+    source, config, batch_size: int, limit: int, crop: bool = True
+) -> tf.data.Dataset:
+    """Batches of the first held-out images, their crop and split fixed by the image alone.
 
     Args:
       source, config: as in `training_batches`.
       batch_size: the last batch may be smaller.
       limit: number of images.
+      crop: whether they are cropped as training images are; else the central square is taken.
 
     Returns:
       a dataset of dicts, as `training_batches`.
     """
 
     def cut(index, image):
-        image = resize_and_center(image, config.data.image_size)
-        # The same hidden places in every run, whatever its seed; -1 is no run's seed.
-        split_seed = tf.stack([tf.constant(-1, tf.int64), index])
-        return split_image(image, config.patches.size, config.num_context, split_seed)
+        # The same crop and hidden places in every run, whatever its seed; -1 is no run's seed.
+        stream = tf.stack([tf.constant(-1, tf.int64), 2 * index])
+        if crop:
+            image = training_image(image, config, stream)
+        else:
+            image = resize_and_center(image, config.data.image_size)
+        return split_image(image, config.patches.size, config.num_context, stream + [0, 1])
 
     images = source.held_out_images().take(limit)
     return images.map(cut, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)

@@ -8,6 +8,11 @@ import tensorflow as tf
 import tf_keras as keras
 
 
+def at_least_float32(x: tf.Tensor) -> tf.Tensor:
+    """Casts bfloat16 and float16 to float32; leaves float32 and float64 as they are."""
+    return x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
+
+
 class StatelessDropout(keras.layers.Layer):
     """Dropout drawn from (seed, replica, number of training calls so far).
 
@@ -96,8 +101,7 @@ class SelfAttention(keras.layers.Layer):
         key = split(self.key_projection(inputs))
         value = split(self.value_projection(inputs))
         scores = tf.matmul(query, key, transpose_b=True)  # [B, heads, N, N]
-        # Softmax in float32 also under mixed precision.
-        weights = tf.cast(tf.nn.softmax(tf.cast(scores, tf.float32)), scores.dtype)
+        weights = tf.cast(tf.nn.softmax(at_least_float32(scores)), scores.dtype)
         x = tf.matmul(self.dropout(weights, training=training), value)  # [B, heads, N, D/heads]
         x = tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [-1, count, dim])  # [B, N, D]
         return self.output_projection(x)

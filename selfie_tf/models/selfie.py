@@ -3,6 +3,7 @@
 import tensorflow as tf
 import tf_keras as keras
 
+from selfie_tf.layers.attention import at_least_float32
 from selfie_tf.layers.attention_pooling import AttentionPooling
 from selfie_tf.layers.positions import FactorizedPositions, LearnedPositions
 from selfie_tf.layers.resnet import ResNetV2
@@ -161,7 +162,8 @@ class SelfiePretrainer(keras.Model):
             `target_patches` uint8 `[B, T, p, p, 3]`, `target_positions` int32 `[B, T]`.
 
         Returns:
-          logits float32 `[B, T, T]`: `[b, t, j]` scores patch j at place t; t is right at t.
+          logits float32 `[B, T, T]` (float64 in that precision): `[b, t, j]` scores patch j at
+          place t; patch t is right at place t.
         """
         # One call of P over all patches: one set of batch statistics, each patch computed once.
         patches = tf.concat([x["context_patches"], x["target_patches"]], axis=1)
@@ -174,7 +176,7 @@ class SelfiePretrainer(keras.Model):
         # In float32 also under mixed precision: plain logits reach hundreds, where bfloat16
         # tells only whole numbers apart.
         return self.logit_factor * tf.matmul(
-            tf.cast(v, tf.float32), tf.cast(target, tf.float32), transpose_b=True
+            at_least_float32(v), at_least_float32(target), transpose_b=True
         )
 
     @property
