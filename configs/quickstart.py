@@ -12,6 +12,7 @@ from selfie_tf.config import Config
 def get_config() -> Config:
     config = Config()
     config.data.name = "builtin:shapes"
+    config.data.crop = "center"  # no zero margin, which would tell where edge patches belong
     config.model.width = 8
     config.model.num_heads = 4
     config.model.mlp_dim = 80

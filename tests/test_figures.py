@@ -1,0 +1,67 @@
+import io
+
+import numpy as np
+import pytest
+from conftest import make_batch
+from PIL import Image
+
+from selfie_tf import figures
+
+GRID, SIZE = 4, 6
+
+
+@pytest.fixture
+def batch(rng):
+    return make_batch(rng, batch=2, grid=GRID, context=12, size=SIZE)
+
+
+def cell(image, position):
+    row, column = divmod(int(position), GRID)
+    return image[row * SIZE : (row + 1) * SIZE, column * SIZE : (column + 1) * SIZE]
+
+
+def test_the_original_has_every_patch_at_its_position(batch):
+    images = figures.original(batch, GRID)
+    assert images.shape == (2, 24, 24, 3)
+    for b in range(2):
+        for kind in ("context", "target"):
+            for patch, position in zip(batch[f"{kind}_patches"][b], batch[f"{kind}_positions"][b]):
+                np.testing.assert_array_equal(cell(images[b], position), patch)
+
+
+def test_hidden_places_are_grey_without_choices(batch):
+    images = figures.arrange(batch, None, GRID)
+    for b in range(2):
+        for position in batch["target_positions"][b]:
+            assert (cell(images[b], position) == figures.HIDDEN).all()
+
+
+def test_choices_are_put_in_place_white_if_right_and_red_if_wrong(batch):
+    choices = np.array([[0, 0, 3, 2], [3, 1, 2, 3]])
+    images = figures.arrange(batch, choices, GRID)
+    for b in range(2):
+        for t, position in enumerate(batch["target_positions"][b]):
+            found = cell(images[b], position)
+            chosen = batch["target_patches"][b, choices[b, t]]
+            np.testing.assert_array_equal(found[1:-1, 1:-1], chosen[1:-1, 1:-1])
+            border = np.concatenate([found[0], found[-1], found[:, 0], found[:, -1]])
+            assert (border == (figures.WHITE if choices[b, t] == t else figures.RED)).all()
+
+
+def test_pictures_are_pngs_with_a_column_a_step(batch):
+    widths = []
+    for steps in (1, 3):
+        file = io.BytesIO()
+        figures.draw_jigsaw(file, batch, {s: np.zeros([2, 4], int) for s in range(steps)}, GRID)
+        picture = Image.open(file)
+        assert picture.format == "PNG"
+        widths.append(picture.width)
+    assert widths[1] == pytest.approx(widths[0] * 5 / 3, rel=0.02)
+
+
+def test_curves_are_drawn():
+    file = io.BytesIO()
+    points = [{"step": s, "loss": 2.0 / s, "patch_accuracy": 0.1 * s} for s in range(1, 5)]
+    figures.draw_curves(file, points, 0.25)
+    pixels = np.asarray(Image.open(file).convert("RGB")).reshape(-1, 3)
+    assert len(np.unique(pixels, axis=0)) > 20

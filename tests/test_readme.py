@@ -1,0 +1,43 @@
+"""The README does not run ahead of the code."""
+
+import os
+import re
+import runpy
+
+import pytest
+from conftest import ROOT
+
+from selfie_tf.config import Config, flatten
+
+with open(os.path.join(ROOT, "README.md")) as file:
+    README = file.read()
+
+
+def test_the_script_runs(tmp_path, capsys):
+    script = tmp_path / "script.py"
+    script.write_text(re.search(r"```python\n(.*?)```", README, re.S)[1])
+    namespace = runpy.run_path(str(script))
+    assert namespace["features"].shape == (1, 8, 8, 128)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(set(re.findall(r"(?:bin|configs|requirements)/\w+\.\w+", README)))
+)
+def test_named_files_exist(path):
+    assert os.path.exists(os.path.join(ROOT, path))
+
+
+def test_named_flags_and_keys_exist():
+    keys = set(re.findall(r"--config\.([a-z_]+\.[a-z_]+)", README))
+    assert keys and keys <= set(flatten(Config()))
+    sources = ""
+    for name in ("_main.py", "pretrain.py", "benchmark.py"):
+        with open(os.path.join(ROOT, "bin", name)) as file:
+            sources += file.read()
+    flags = set(re.findall(r"--([a-z_]+)=?", README)) - {"config", "logdir"}
+    assert flags and all(f'"{flag}"' in sources for flag in flags)
+
+
+def test_pictures_exist():
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", README)
+    assert pictures and all(os.path.exists(os.path.join(ROOT, p)) for p in pictures)
