@@ -28,12 +28,13 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 
 
-def run(main) -> None:
+def run(main, log_stream=sys.stdout) -> None:
     """Parses the flags and calls `main()`; exits 1 with one line on a user's mistake.
 
     SIGTERM and SIGINT that training has saved for exit with 143 and 130.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=log_stream, force=True)
+    logging.getLogger("absl").setLevel(logging.WARNING)  # TFDS narrates
     try:
         app.define_help_flags()
         _parse(sys.argv)

@@ -7,6 +7,7 @@ In float32 and mixed_bfloat16, beside the rate of large matrix products measured
 """
 
 import json
+import sys
 
 import _main
 from absl import flags
@@ -25,4 +26,4 @@ def main():
 
 
 if __name__ == "__main__":
-    _main.run(main)
+    _main.run(main, log_stream=sys.stderr)  # stdout is JSON alone

@@ -1,4 +1,7 @@
+import json
+
 import pytest
+from conftest import TINY, run
 
 from selfie_tf.benchmark import benchmark, gflop_per_image, patch_network_flop
 from selfie_tf.config import Config
@@ -40,3 +43,10 @@ def test_benchmark_reports_consistent_figures(tiny_config, monkeypatch):
         assert part["step_to_matmul"] == pytest.approx(part["step_gflops"] / part["matmul_gflops"])
         assert part["input_to_step"] == pytest.approx(result["input_images_per_second"] / step)
         assert part["step_and_input_images_per_second"] > 0
+
+
+def test_the_command_prints_json_alone():
+    flags = [*TINY, "--batch_size=4", "--seconds=0.01"]
+    code, out, err = run(*flags, command="bin/benchmark.py")
+    assert code == 0, err
+    assert json.loads(out)["batch_size"] == 4
