@@ -50,6 +50,14 @@ def run(*flags, env=None, command="bin/pretrain.py"):
     return process.returncode, out, err
 
 
+@pytest.fixture(autouse=True)
+def seeded_weights():
+    """Initial weights are the same in every run of the tests, and in any order of them."""
+    import tf_keras as keras
+
+    keras.utils.set_random_seed(1)
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(20190606)

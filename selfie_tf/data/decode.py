@@ -4,6 +4,8 @@ With Pillow and not TensorFlow's decoders: these ignore EXIF rotation, drop alph
 spend 8 GB on a 20000x20000 PNG.
 """
 
+import io
+
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
@@ -32,7 +34,9 @@ def read_image(path: str, max_pixels: int = 100_000_000, min_side: int = 0) -> n
       ValueError: if the image is too large or holds pixels of no known range.
       OSError: if the file is missing, truncated or no image.
     """
-    with tf.io.gfile.GFile(path, "rb") as file, Image.open(file) as image:
+    with tf.io.gfile.GFile(path, "rb") as file:
+        content = io.BytesIO(file.read())  # a GFile raises where Pillow reads past the end
+    with Image.open(content) as image:
         if image.width * image.height > max_pixels:
             raise ValueError(f"{image.width}x{image.height} is over {max_pixels} pixels")
         if min_side:
