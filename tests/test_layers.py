@@ -96,8 +96,10 @@ def test_rows_and_columns_of_a_grid_that_is_not_square(rng, built):
     layer = built(FactorizedPositions(2, 3, 4), [None])
     set_weights(layer, rng)
     weights = named(layer)
-    expected = weights["row_embedding"][1] + weights["column_embedding"][0]
-    np.testing.assert_allclose(layer(np.array([[3]]))[0, 0], expected, atol=1e-6)
+    result = layer(np.arange(6)[None]).numpy()[0]
+    for position, (row, column) in enumerate([(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]):
+        expected = weights["row_embedding"][row] + weights["column_embedding"][column]
+        np.testing.assert_allclose(result[position], expected, atol=1e-6)
 
 
 def test_learned_positions_look_up_and_have_dense_gradients(rng, built):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, TINY, run, start
+from PIL import Image
 
 STEPS = 24
 
@@ -273,3 +274,36 @@ print("different")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "different", done.stderr
+
+
+def test_several_steps_an_execution_give_the_same_bits(uninterrupted, tmp_path):
+    finish(tmp_path, "--config.train.steps_per_execution=2")
+    assert_identical(tmp_path, weights(uninterrupted))
+    assert losses(tmp_path) == losses(uninterrupted)
+
+
+def test_the_parts_of_the_224_run_work_together(tmp_path, rng):
+    """ImageNet stem, row + column positions, random resized crops, class folders, bfloat16."""
+    for i in range(24):
+        folder = tmp_path / "images" / f"class{i % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, [250, 300, 3], dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.jpg")
+    code, _, err = run(
+        "--config=configs/selfie_imagenet224.py",
+        f"--config.data.name=folder:{tmp_path}/images",
+        "--config.model.width=2",
+        "--config.model.num_heads=2",
+        "--config.model.mlp_dim=8",
+        "--config.train.batch_size=4",
+        "--config.train.steps=2",
+        "--config.train.precision=mixed_bfloat16",
+        "--config.optimizer.warmup_steps=1",
+        "--config.optimizer.learning_rate=0.001",
+        f"--workdir={tmp_path}/run",
+    )
+    assert code == 0, err
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["chance"] == 1 / 12 and result["evaluated_images"] == 2
+    shapes = {v.shape for n, v in weights(tmp_path / "run", 2).items() if "embedding" in n}
+    assert shapes == {(7, 32)}  # 7 rows and 7 columns, and their momenta
