@@ -1,6 +1,7 @@
 """What all commands share: flags, and mistakes shown as one line."""
 
 import difflib
+import glob
 import logging
 import os
 import re
@@ -56,34 +57,43 @@ def _fail(message, code):
 
 
 def _parse(argv):
-    argv = [argv[0], *map(_find_config, argv[1:])]
+    argv = _find_config(argv)
     try:
         rest = flags.FLAGS(argv)
         if len(rest) > 1:
             raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
         if not isinstance(CONFIG.value, Config):
-            raise UserError("--config: get_config() must return a selfie_tf.config.Config")
+            raise UserError("--config: its get_config() must return a selfie_tf.config.Config")
     except flags.Error as error:
         raise UserError(" ".join(str(error).split()) + "; --help lists the flags") from error
-    except (KeyError, AttributeError, TypeError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of config_flags, or of the config file itself
         known = flatten(Config())
         for argument in argv[1:]:
-            key = re.match(r"--config\.([\w.]+)", argument)
+            key = re.match(r"--?config\.([\w.]+)", argument)
             if key and key[1] not in known:
                 close = difflib.get_close_matches(key[1], known, 1, 0.4)
                 hint = f"did you mean {close[0]}?" if close else "see selfie_tf/config.py"
                 raise UserError(f"unknown config key {key[1]}; {hint}") from error
-        raise UserError(f"flags: {error}") from error
+        given = [a for a in argv if re.match(r"--?config(\.|=)", a)] or ["--config"]
+        kind = type(error).__name__
+        raise UserError(f"{' '.join(given)}: {kind}: {error}; --debug shows where") from error
     CONFIG.value.validate()
 
 
-def _find_config(argument):
-    """--config=configs/x.py works from any directory."""
-    name, equals, path = argument.partition("=")
-    if name not in ("--config", "-config") or not equals or os.path.exists(path):
-        return argument
-    inside = os.path.join(ROOT, path)
-    if not os.path.exists(inside):
-        known = sorted(f for f in os.listdir(os.path.join(ROOT, "configs")) if f.endswith(".py"))
-        raise UserError(f"--config={path}: no such file; there are configs/{', '.join(known)}")
-    return f"{name}={inside}"
+def _find_config(argv):
+    """Checks the config file; --config=configs/x.py works from any directory."""
+    found = []
+    for argument in argv:
+        if found and found[-1] in ("--config", "-config"):
+            argument = f"{found.pop()}={argument}"
+        name, equals, path = argument.partition("=")
+        if name in ("--config", "-config") and equals and not os.path.isfile(path):
+            path = os.path.join(ROOT, path)
+            if not os.path.isfile(path):
+                known = sorted(glob.glob("configs/*.py", root_dir=ROOT))
+                raise UserError(f"{argument}: no such file; there are {', '.join(known)}")
+            argument = f"{name}={path}"
+        found.append(argument)
+    return found

@@ -7,6 +7,7 @@ In float32 and mixed_bfloat16, beside the rate of large matrix products measured
 """
 
 import json
+import os
 import sys
 
 import _main
@@ -22,7 +23,11 @@ def main():
     config = _main.CONFIG.value
     config.train.batch_size = BATCH_SIZE.value
     config.validate()
-    print(json.dumps(benchmark(config, _main.DATA_DIR.value, SECONDS.value), indent=2))
+    print(
+        json.dumps(
+            benchmark(config, os.path.expanduser(_main.DATA_DIR.value), SECONDS.value), indent=2
+        )
+    )
 
 
 if __name__ == "__main__":

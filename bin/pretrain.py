@@ -6,6 +6,8 @@
 The same command again resumes after any kill. Single config values: --config.train.steps=1000.
 """
 
+import os
+
 import _main
 from absl import flags
 
@@ -25,9 +27,9 @@ def main():
     strategy = distribute.make_strategy(TPU.value, VIRTUAL_DEVICES.value)
     training.pretrain(
         _main.CONFIG.value,
-        WORKDIR.value,
+        os.path.expanduser(WORKDIR.value),
         strategy,
-        data_dir=_main.DATA_DIR.value,
+        data_dir=os.path.expanduser(_main.DATA_DIR.value),
         download=_main.DOWNLOAD.value,
         remote_data=TPU.value not in ("", "local"),
     )

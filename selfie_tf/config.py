@@ -31,10 +31,11 @@ class DataConfig:
     min_crop_area: float = 0.2  # random_resized: least part of the image's area
     shuffle_buffer: int = 50_000  # tfds: records shuffled together; a folder is shuffled whole
     # Images kept out of training for pictures and evaluation where the source has no test split
-    # (never more than a tenth of them).
+    # (never more than a tenth of them, but at least one).
     held_out: int = 64
     eval_images: int = 2048  # at most so many held-out images are evaluated at the end
-    corrupt_budget: float = 0.001  # folder: largest part of the files that may be unreadable
+    # folder: largest part of the files that may be unreadable; one always may, unless this is 0
+    corrupt_budget: float = 0.001
     max_pixels: int = 100_000_000  # folder: larger images count as unreadable (memory)
 
 
@@ -157,10 +158,10 @@ class Config:
             ("data.max_pixels", d.max_pixels, 1, math.inf),
             ("patches.size", p.size, 1, d.image_size),
             ("patches.pad", p.pad, 0, d.image_size),
-            ("model.width", m.width, 1, math.inf),
-            ("model.attention_layers", m.attention_layers, 1, math.inf),
+            ("model.width", m.width, 1, 1024),
+            ("model.attention_layers", m.attention_layers, 1, 100),
             ("model.num_heads", m.num_heads, 1, math.inf),
-            ("model.mlp_dim", m.mlp_dim, 1, math.inf),
+            ("model.mlp_dim", m.mlp_dim, 1, 2**17),
             ("model.dropout_rate", m.dropout_rate, 0, 0.999),
             ("model.norm_momentum", m.norm_momentum, 0, 1),
             ("optimizer.learning_rate", o.learning_rate, 0, 1e6),
@@ -177,12 +178,20 @@ class Config:
             ("train.steps_per_execution", t.steps_per_execution, 0, math.inf),
         ):
             if not low <= value <= high:  # False for NaN too
-                raise UserError(f"{key}={value}: expected a number from {low} to {high}")
+                bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+                raise UserError(f"{key}={value}: expected a number {bounds}")
         if d.image_size % p.size:
             raise UserError(
                 f"data.image_size={d.image_size} is not divisible by patches.size={p.size}: "
                 f"change one of them, e.g. data.image_size={d.image_size // p.size * p.size}"
             )
+        if self.num_patches > 4096:
+            raise UserError(
+                f"patches.size={p.size} cuts images of {d.image_size} pixels into "
+                f"{self.num_patches} patches, more than 4096: use larger patches"
+            )
+        if kind == "builtin" and d.image_size < 16:
+            raise UserError(f"data.image_size={d.image_size}: the built-in images need at least 16")
         if self.num_context < 1 or self.num_targets < 2:
             raise UserError(
                 f"patches.context_fraction={p.context_fraction} leaves {self.num_context} context "

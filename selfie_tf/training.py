@@ -17,7 +17,7 @@ import tf_keras as keras
 import selfie_tf
 from selfie_tf import distribute, figures, losses
 from selfie_tf.checkpoints import Checkpointer, write_atomically
-from selfie_tf.config import Config
+from selfie_tf.config import Config, from_dict
 from selfie_tf.data.pipeline import held_out_batches, training_batches
 from selfie_tf.data.sources import Rows, make_source
 from selfie_tf.errors import Interrupted, UserError
@@ -62,6 +62,32 @@ def compile_pretrainer(config: Config, model: SelfiePretrainer, steps_per_execut
         steps_per_execution=steps_per_execution,
     )
     model.optimizer.build(model.trainable_variables)
+
+
+def load_pretrained(workdir: str) -> SelfiePretrainer:
+    """Loads what a pretraining run has learnt so far.
+
+    Args:
+      workdir: of the run, finished or not.
+
+    Returns:
+      the model with the weights of the newest whole checkpoint; `.patch_network` is P,
+      `.attention_pooling` is A.
+
+    Raises:
+      UserError: if there is no run or no whole checkpoint in `workdir`.
+    """
+    path = os.path.join(workdir, "config.json")
+    if not tf.io.gfile.exists(path):
+        raise UserError(f"{workdir}: no config.json in it; give the work directory of a run")
+    with tf.io.gfile.GFile(path) as file:
+        config = from_dict(json.load(file))
+    model = build_pretrainer(config)
+    compile_pretrainer(config, model, 1)
+    checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+    if not Checkpointer(os.path.join(workdir, "checkpoints"), checkpoint).restore():
+        raise UserError(f"{workdir}: no checkpoint in it yet")
+    return model
 
 
 def distributed_batches(config: Config, source, strategy, start_step: int):
@@ -109,11 +135,22 @@ def pretrain(
             logging.info("already finished: %s", directory.join("result.json"))
             return result
         source = make_source(config, data_dir, download, remote_data)
+        directory.begin(source.fingerprint)
         try:
             return _pretrain(config, directory, strategy, source, chief)
-        except tf.errors.OpError:
+        except (OSError, tf.errors.OpError) as error:
             if source.failure is not None:  # tf.data wraps it in an error of its own
                 raise source.failure from None
+            if "No space left" in str(error):
+                raise UserError(
+                    f"--workdir={workdir}: no space left ({distribute.first_line(error)}); make "
+                    "room, and the same command resumes at the last checkpoint"
+                ) from error
+            if isinstance(error, tf.errors.ResourceExhaustedError):
+                raise UserError(
+                    f"out of memory ({distribute.first_line(error)}); lower "
+                    f"--config.train.batch_size={config.train.batch_size}"
+                ) from error
             raise
     finally:
         directory.close()
@@ -175,9 +212,9 @@ def _pretrain(config, directory, strategy, source, chief):
             figures.draw_curves(file, points, 1 / config.num_targets)
     directory.write_result(result)
     logging.info(
-        "finished: patch accuracy %.3f over the last %d steps; on %d held-out images %.3f cropped "
+        "finished: patch accuracy %s over the last %d steps; on %d held-out images %.3f cropped "
         "as in training, %.3f uncropped (chance %.3f); see %s and %s",
-        result["patch_accuracy"],
+        "unknown" if result["patch_accuracy"] is None else f"{result['patch_accuracy']:.3f}",
         result["averaged_steps"],
         result["evaluated_images"],
         result["held_out_patch_accuracy"],
@@ -198,9 +235,12 @@ def last_metrics(points: list, steps: int, window: int) -> dict:
       window: in steps.
 
     Returns:
-      `loss`, `patch_accuracy`, `averaged_steps`.
+      `loss`, `patch_accuracy`, `averaged_steps` (more than `window` where a log point spans its
+      beginning; the others are None if there is no log point).
     """
     chosen = [p for p in points if p["step"] > steps - window]
+    if not chosen:  # metrics.jsonl was removed, the checkpoint kept
+        return {"loss": None, "patch_accuracy": None, "averaged_steps": 0}
     weights = [p["window"] for p in chosen]
     return {
         **{
@@ -227,7 +267,7 @@ def versions() -> dict:
         "tensorflow": tf.__version__,
         "tf_keras": keras.__version__,
         "git_commit": git("rev-parse", "HEAD"),
-        "git_dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "git_changes": git("status", "--porcelain", "--untracked-files=no"),
     }
 
 
@@ -289,17 +329,17 @@ class Jigsaw:
         self._tensors = held_out.batch(_NUM_PICTURES)
         self._batch = {name: tensor.numpy() for name, tensor in self._tensors.items()}
         self._history = {}
-        if chief:
-            tf.io.gfile.makedirs(directory.join("figures"))
 
     def rewind(self, step: int) -> None:
         """Takes up the choices of the steps that a resumed run won't repeat."""
         try:
             with tf.io.gfile.GFile(self._history_path) as file:
                 saved = json.load(file)
-        except (tf.errors.NotFoundError, ValueError):
-            return
-        self._history = {int(s): np.array(c) for s, c in saved.items() if int(s) <= step}
+            history = {int(s): np.array(c) for s, c in saved.items() if int(s) <= step}
+        except (tf.errors.OpError, ValueError, AttributeError):
+            return  # pictures never stop a run
+        shape = self._batch["target_positions"].shape
+        self._history = {s: c for s, c in history.items() if c.shape == shape}
 
     def draw(self, step: int) -> np.ndarray:
         """Draws the picture of `step`; returns it as uint8 `[h, w, 3]` (zeros if not the chief)."""
@@ -348,6 +388,7 @@ class Stop:
 
     def _note(self, signum, _):
         self.signum = signum
+        os.write(2, b"saving at the next step, then stopping\n")
         signal.signal(signum, self._previous[signum])
 
 

@@ -23,16 +23,40 @@ class WorkDir:
     """
 
     def __init__(self, path: str, config: Config, is_chief: bool = True):
-        self.path, self._is_chief, self._lock = path, is_chief, None
+        self.path, self._config, self._is_chief, self._lock = path, config, is_chief, None
         if is_chief:
             try:
-                tf.io.gfile.makedirs(path)
-            except tf.errors.OpError as error:
-                raise UserError(f"--workdir={path}: cannot be made ({error.message})") from error
-            self._lock = _lock(path)
+                for name in ("", "checkpoints", "figures", "tensorboard"):
+                    tf.io.gfile.makedirs(self.join(name))
+                self._lock = _lock(path)
+            except (OSError, tf.errors.OpError) as error:
+                reason = getattr(error, "message", None) or error.strerror
+                raise UserError(
+                    f"--workdir={path}: cannot be made or written ({reason}); use another one"
+                ) from error
         self._check_config(config)
-        if is_chief:
-            write_atomically(self.join("config.json"), json.dumps(to_dict(config), indent=2))
+
+    def begin(self, fingerprint: str) -> None:
+        """Writes config.json, or checks that the images are those the run began with.
+
+        Not when the directory is opened: a mistake in the config is not to tie it to the directory.
+
+        Args:
+          fingerprint: see `data.sources.IndexedSource`.
+
+        Raises:
+          UserError: if the images have changed.
+        """
+        data = self._read_json("data.json") or {"fingerprint": fingerprint}
+        if data != {"fingerprint": fingerprint}:
+            raise UserError(
+                f"--workdir={self.path} belongs to a run on other images than "
+                f"data.name={self._config.data.name} holds now; use another --workdir, or bring "
+                "back the very files to resume"
+            )
+        if self._is_chief:
+            write_atomically(self.join("config.json"), json.dumps(to_dict(self._config), indent=2))
+            write_atomically(self.join("data.json"), json.dumps(data))
 
     def close(self) -> None:
         """Lets go of the lock."""
@@ -44,12 +68,7 @@ class WorkDir:
 
     def result(self) -> dict | None:
         """result.json of a finished run, else None."""
-        try:
-            return json.loads(self._read("result.json"))
-        except tf.errors.NotFoundError:
-            return None
-        except ValueError as error:
-            raise UserError(f"{self.join('result.json')} is damaged; remove it") from error
+        return self._read_json("result.json")
 
     def write_result(self, result: dict) -> None:
         if self._is_chief:
@@ -64,9 +83,11 @@ class WorkDir:
         points = []
         for line in lines:
             try:
-                points.append(json.loads(line))
+                point = json.loads(line)
             except ValueError:
                 continue
+            if isinstance(point, dict) and "step" in point:
+                points.append(point)
         return points
 
     def append_metrics(self, point: dict) -> None:
@@ -85,14 +106,28 @@ class WorkDir:
         with tf.io.gfile.GFile(self.join(name)) as file:
             return file.read()
 
-    def _check_config(self, config):
+    def _read_json(self, name):
         try:
-            before = from_dict(json.loads(self._read("config.json")))
+            value = json.loads(self._read(name))
+            if not isinstance(value, dict):
+                raise ValueError("it holds no object")
+            return value
         except tf.errors.NotFoundError:
-            return
-        except (ValueError, UserError) as error:
+            return None
+        except (ValueError, tf.errors.OpError) as error:
             raise UserError(
-                f"{self.join('config.json')} cannot be read ({error}); use another --workdir"
+                f"{self.join(name)} cannot be read ({error}); remove it, or use another --workdir"
+            ) from error
+
+    def _check_config(self, config):
+        before = self._read_json("config.json")
+        if before is None:
+            return
+        try:
+            before = from_dict(before)
+        except UserError as error:
+            raise UserError(
+                f"{self.join('config.json')} cannot be used ({error}); use another --workdir"
             ) from error
         old, new = flatten(before), flatten(config)
         differing = [f"{k} ({old[k]!r}, now {new[k]!r})" for k in new if old[k] != new[k]]

@@ -23,6 +23,13 @@ def fails(*flags, env=None, command="bin/pretrain.py", code=1):
     "flags, expected",
     [
         (["--config.train.stepz=3"], ["train.stepz", "did you mean train.steps?"]),
+        (["--config.steps=3"], ["unknown config key steps", "train.steps"]),
+        (["--config.grid=3"], ["unknown config key grid"]),
+        (["--config="], ["--config=", "no such file", "configs/quickstart.py"]),
+        (["--config=configs"], ["--config=configs", "no such file"]),
+        (["--config.model.width=100000000"], ["model.width=100000000", "1024"]),
+        (["--config.patches.size=1", "--config.data.image_size=128"], ["16384 patches", "4096"]),
+        (["--config.patches.size=1", "--config.data.image_size=8"], ["data.image_size=8", "16"]),
         (["--config.trian.steps=3"], ["trian.steps", "did you mean train.steps?"]),
         (["--config.train.steps=many"], ["config.train.steps", "many"]),
         (["--config.train.steps=1.5"], ["config.train.steps", "1.5"]),
@@ -52,6 +59,32 @@ def test_mistakes_in_flags_and_config(flags, expected, tmp_path):
     line = fails(*given, *flags)
     for part in expected:
         assert part in line
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("x = (", "SyntaxError"),
+        ("import no_such_module", "no_such_module"),
+        ("x = 1", "get_config"),
+        ("def get_config():\n    return {}", "Config"),
+    ],
+)
+def test_config_files_that_cannot_be_used(text, expected, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    line = fails(f"--config={path}", f"--workdir={tmp_path}/run")
+    assert "--config" in line and expected in line
+
+
+def test_the_config_is_found_from_elsewhere_also_after_a_space(tmp_path):
+    line = fails("--config", "configs/quickstart.py", "--config.train.steps=0", "--workdir=x")
+    assert "train.steps=0" in line
+
+
+def test_a_mistake_in_the_data_does_not_tie_the_workdir_to_it(tmp_path):
+    fails(*TINY, "--config.data.name=folder:/typo", f"--workdir={tmp_path}")
+    assert not (tmp_path / "config.json").exists()
 
 
 def test_a_missing_workdir_flag():
@@ -103,10 +136,17 @@ def test_a_workdir_that_is_a_file(tmp_path):
     assert "--workdir" in fails("--config=configs/quickstart.py", f"--workdir={tmp_path}/file/run")
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "figures"])
+def test_a_file_in_the_way_is_noticed_at_once(name, tmp_path):
+    (tmp_path / name).write_text("")
+    line = fails(*TINY, f"--workdir={tmp_path}")
+    assert "--workdir" in line and name in line
+
+
 def test_a_workdir_in_use(tmp_path):
     first = start(*TINY, f"--workdir={tmp_path}")
     try:
-        while not (tmp_path / "config.json").exists():
+        while not (tmp_path / "config.json").exists():  # written under the lock
             assert first.poll() is None
         line = fails(*TINY, f"--workdir={tmp_path}")
         assert str(tmp_path) in line and f"process {first.pid}" in line
@@ -163,7 +203,7 @@ def test_debug_shows_the_traceback(tmp_path):
 
 def test_help_lists_the_flags():
     code, out, err = run("--help")
-    assert code in (0, 1) and "--workdir" in out + err and "Traceback" not in err
+    assert code == 1 and "--workdir" in out + err and "Traceback" not in err
 
 
 def test_every_config_validates_and_says_its_cost():

@@ -75,6 +75,8 @@ def test_modes_become_rgb(tmp_path, rng):
     Image.fromarray(grey).convert("P").save(tmp_path / "palette.gif")
     for kind in ("png", "bmp", "webp", "tiff"):
         Image.fromarray(rgb).save(tmp_path / f"rgb.{kind}", lossless=True)
+    Image.fromarray(rgb).save(tmp_path / "lossy.webp")
+    assert read_image(str(tmp_path / "lossy.webp")).shape == (6, 5, 3)
     alpha = np.concatenate([rgb, np.zeros([6, 5, 1], np.uint8)], -1)
     alpha[0, 0, 3] = 255
     Image.fromarray(alpha).save(tmp_path / "alpha.png")
@@ -164,6 +166,50 @@ def test_train_and_test_folders_are_used_as_such(folder, tmp_path_factory):
     os.rename(folder / "b", root / "val")
     source = make_source(folder_config(root))
     assert (source.num_train, source.num_held_out) == (13, 13)
+
+
+def test_a_hidden_folder_beside_train_and_test_changes_nothing(folder, tmp_path_factory):
+    root = tmp_path_factory.mktemp("splits")
+    os.rename(folder / "a", root / "train")
+    os.rename(folder / "b", root / "test")
+    for name in (".git", "__MACOSX"):
+        (root / name).mkdir()
+    assert make_source(folder_config(root)).num_train == 13
+
+
+@pytest.mark.parametrize("count, expected", [(3, (2, 1)), (25, (23, 2)), (800, (736, 64))])
+def test_held_out_images_are_never_training_images(count, expected, tmp_path):
+    for i in range(count):
+        (tmp_path / f"{i}.png").write_bytes(b"")  # not read yet
+    source = FolderSource(str(tmp_path), 64, 0, 0.001, 10**8)
+    assert (source.num_train, source.num_held_out) == expected
+    assert not set(source._train) & set(source._held_out)
+
+
+def test_one_image_is_too_few(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"")
+    with pytest.raises(UserError, match="one image in it"):
+        FolderSource(str(tmp_path), 64, 0, 0.001, 10**8)
+
+
+def test_the_fingerprint_changes_with_the_files(folder):
+    before = make_source(folder_config(folder)).fingerprint
+    assert make_source(folder_config(folder)).fingerprint == before
+    os.rename(folder / "a" / "01.png", folder / "a" / "x.png")
+    assert make_source(folder_config(folder)).fingerprint != before
+
+
+@pytest.mark.parametrize("budget, expected", [(0.0, "1 of 40"), (1.0, "none of 36 images")])
+def test_when_no_image_is_readable(budget, expected, folder):
+    config = folder_config(folder)
+    config.data.corrupt_budget = budget
+    source = make_source(config)
+    for path in list_images(str(folder)):
+        with open(path, "wb") as file:
+            file.write(b"not an image")
+    with pytest.raises(tf.errors.OpError):
+        as_numpy(pipeline.training_batches(source, config), 1)
+    assert expected in str(source.failure)
 
 
 def test_a_class_named_train_is_a_class(tmp_path):

@@ -11,6 +11,8 @@ from selfie_tf.layers import resnet
 
 # (map side, kernel side, strides): every special path, and its neighbours on the ordinary one.
 CONVOLUTIONS = [
+    (1, 3, 1),
+    (1, 3, 2),
     (2, 3, 1),
     (4, 3, 2),
     (4, 1, 1),
@@ -97,7 +99,10 @@ def test_unknown_shapes_give_the_same_values(side, size, strides):
 @pytest.mark.parametrize(
     "side, size, strides, is_matmul",
     [
+        (1, 3, 1, True),
+        (1, 3, 2, True),
         (2, 3, 1, True),
+        (2, 3, 2, True),
         (4, 3, 2, True),
         (8, 1, 1, True),
         (8, 1, 2, True),

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,9 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, TINY, run, start
 from PIL import Image
+
+from selfie_tf.errors import UserError
+from selfie_tf.training import load_pretrained
 
 STEPS = 24
 
@@ -151,8 +155,6 @@ def test_killed_at_random_steps_and_within_a_checkpoint_the_bits_are_the_same(
 
 
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_taken(uninterrupted, tmp_path):
-    import shutil
-
     workdir = tmp_path / "copy"
     shutil.copytree(uninterrupted, workdir)
     (workdir / "result.json").unlink()
@@ -307,3 +309,50 @@ def test_the_parts_of_the_224_run_work_together(tmp_path, rng):
     assert result["chance"] == 1 / 12 and result["evaluated_images"] == 2
     shapes = {v.shape for n, v in weights(tmp_path / "run", 2).items() if "embedding" in n}
     assert shapes == {(7, 32)}  # 7 rows and 7 columns, and their momenta
+
+
+def test_what_was_learnt_is_loaded(uninterrupted, tmp_path):
+    model = load_pretrained(str(uninterrupted))
+    stored = weights(uninterrupted)
+    kernel = stored["model/patch_network/stem/conv/kernel/.ATTRIBUTES/VARIABLE_VALUE"]
+    np.testing.assert_array_equal(model.patch_network.stem.conv.kernel, kernel)
+    with pytest.raises(UserError, match="no config.json"):
+        load_pretrained(str(tmp_path))
+    shutil.copy(uninterrupted / "config.json", tmp_path)
+    with pytest.raises(UserError, match="no checkpoint"):
+        load_pretrained(str(tmp_path))
+
+
+def test_lost_and_damaged_logs_and_pictures_do_not_stop_a_run(uninterrupted, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(uninterrupted, workdir)
+    (workdir / "result.json").unlink()
+    (workdir / "metrics.jsonl").unlink()
+    (workdir / "figures" / "jigsaw.json").write_text('{"0": [[0]], "a": 3}')
+    assert "finished: patch accuracy unknown" in finish(workdir)
+    assert json.loads((workdir / "result.json").read_text())["patch_accuracy"] is None
+
+
+def test_other_images_in_the_folder_are_noticed(tmp_path, rng):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(24):
+        pixels = rng.integers(0, 256, [16, 16, 3], dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    flags = [*TINY, f"--config.data.name=folder:{folder}", f"--workdir={tmp_path}/run"]
+    process = start(*flags)
+    wait_for((tmp_path / "run" / "data.json").exists, process)
+    process.kill()
+    process.communicate()
+    (folder / "23.png").rename(folder / "new.png")
+    code, _, err = run(*flags)
+    assert code == 1 and "other images" in err.splitlines()[-1] and "Traceback" not in err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_one_line(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    code, _, err = run(*TINY, f"--workdir={tmp_path}")
+    line = err.splitlines()[-1]
+    assert code == 1 and "Traceback" not in err
+    assert line.startswith("error: ") and "no space left" in line and str(tmp_path) in line

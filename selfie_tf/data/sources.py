@@ -6,6 +6,7 @@ input can be asked for from any step, and yields what an uninterrupted run would
 """
 
 import dataclasses
+import hashlib
 import logging
 import os
 
@@ -40,9 +41,11 @@ class IndexedSource:
       num_train: N, training images.
       num_held_out: images for pictures and evaluation, never trained on.
       failure: the UserError that made reading fail, if it did; tf.data hides it in one of its own.
+      fingerprint: str that changes when the images do, as far as can be told without reading them.
     """
 
     failure = None
+    fingerprint = ""
 
     def __init__(self, train, held_out):
         self._train, self._held_out = train, held_out
@@ -92,18 +95,18 @@ class ShapesSource(IndexedSource):
 class FolderSource(IndexedSource):
     """All images below a folder, whatever its depth; class folders are not needed.
 
-    Where the folder holds nothing but `train` and `test` (or `validation`, `val`) folders, these
+    Where the folder holds no other folders than `train` and `test` (or `validation`, `val`), these
     are the training and the held-out images; else `held_out` of the images are held out.
 
     Args:
       path: of the folder.
-      held_out: images to keep out of training; never more than a tenth.
+      held_out: images to keep out of training; never more than a tenth, but at least one.
       min_side: shorter side in pixels that a JPEG may be shrunk to while it is decoded.
-      corrupt_budget: largest part of the files that may be unreadable.
+      corrupt_budget: largest part of the files that may be unreadable; one always may, unless 0.
       max_pixels: larger images count as unreadable.
 
     Raises:
-      UserError: if there is no such folder, or no image in it.
+      UserError: if there is no such folder, or not two images in it.
     """
 
     def __init__(self, path, held_out, min_side, corrupt_budget, max_pixels):
@@ -113,7 +116,9 @@ class FolderSource(IndexedSource):
         self._budget = corrupt_budget
         self._corrupt = {}
         folders = {name.rstrip("/") for name in tf.io.gfile.listdir(path)}
-        folders = {f for f in folders if tf.io.gfile.isdir(os.path.join(path, f))}
+        folders = {
+            f for f in folders if f[0] not in "._" and tf.io.gfile.isdir(os.path.join(path, f))
+        }
         split = next((s for s in _HELD_OUT_SPLITS if s in folders), None)
         if "train" in folders and folders <= {"train", *_HELD_OUT_SPLITS}:
             train = list_images(os.path.join(path, "train"))
@@ -123,14 +128,17 @@ class FolderSource(IndexedSource):
         if not test:
             # A fixed choice, whatever the seed, so that runs can be compared.
             train = [train[i] for i in np.random.RandomState(0).permutation(len(train))]
-            count = min(held_out, len(train) // 10)
+            count = max(1, min(held_out, len(train) // 10))
             train, test = train[count:], train[:count]
         if not train:
             raise UserError(
-                f"data.name=folder:{path}: no images in it or below; "
-                f"expected files ending in {', '.join(IMAGE_SUFFIXES)}"
+                f"data.name=folder:{path}: {'one image' if test else 'no images'} in it or below; "
+                f"expected at least two files ending in {', '.join(IMAGE_SUFFIXES)}"
             )
-        super().__init__(np.array(train), np.array(test or train[:1]))
+        logging.info("%s: %d training and %d held-out images", path, len(train), len(test))
+        super().__init__(train, test)
+        names = [os.path.relpath(name, path) for name in (*train, *test)]
+        self.fingerprint = hashlib.sha256("\n".join(names).encode()).hexdigest()
 
     def _load(self, items, index):
         def load(i):
@@ -144,6 +152,7 @@ class FolderSource(IndexedSource):
                     return read_image(path, self._max_pixels, self._min_side)
                 except Exception as error:  # decoders throw whatever they like
                     self._count(path, error)
+            self.failure = UserError(f"none of {len(items)} images is readable, not even {path}")
             raise self.failure
 
         image = tf.numpy_function(load, [index], tf.uint8)
@@ -153,7 +162,7 @@ class FolderSource(IndexedSource):
         self._corrupt[path] = str(error)
         total = self.num_train + self.num_held_out
         logging.warning("skipped unreadable image %s (%s)", path, error)
-        if len(self._corrupt) > self._budget * total:
+        if len(self._corrupt) > (max(1, self._budget * total) if self._budget else 0):
             self.failure = UserError(
                 f"{len(self._corrupt)} of {total} images are unreadable, more than "
                 f"data.corrupt_budget={self._budget:g} allows; the last one: {path} ({error}); "
@@ -217,6 +226,7 @@ class TFDSSource:
             test, train = f"train[:{count}]", splits[f"train[{count}:]"]
         self._train, self._test = train.file_instructions, splits[test].file_instructions
         self.num_train, self.num_held_out = train.num_examples, splits[test].num_examples
+        self.fingerprint = f"{builder.info.full_name} {self.num_train} {self.num_held_out}"
 
     def train_images(self, seed: int, start_step: int, rows: Rows) -> tf.data.Dataset:
         """As `IndexedSource.train_images`; the order is a shuffle of shards and of a buffer."""
@@ -280,7 +290,13 @@ def _read(instructions, order=None) -> tf.data.Dataset:
 def list_images(path: str) -> list:
     """Sorted paths of all image files at any depth below `path`; says what else it passed over."""
     found, other, seen = [], {}, set()
-    for folder, _, names in tf.io.gfile.walk(path):
+    try:
+        walked = list(tf.io.gfile.walk(path))
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: a file name in it or below is not UTF-8 ({error.object!r}); rename the file"
+        ) from error
+    for folder, _, names in walked:
         real = os.path.realpath(folder) if "://" not in folder else folder
         if real in seen:  # a link back up
             continue
