@@ -35,7 +35,7 @@ def fails(*flags, env=None, command="bin/pretrain.py", code=1):
         (["--config.train.steps=1.5"], ["config.train.steps", "1.5"]),
         (["--config.optimizer.learning_rate=nan"], ["optimizer.learning_rate=nan"]),
         (["--config.optimizer.learning_rate=-1"], ["optimizer.learning_rate=-1"]),
-        (["--config.train.batch_size=0"], ["train.batch_size=0", "from 1"]),
+        (["--config.train.batch_size=0"], ["train.batch_size=0", "at least 1"]),
         (["--config.model.pooling=sum"], ["model.pooling='sum'", "attention, mean, max"]),
         (["--config.data.name=imagenet"], ["data.name='imagenet'", "folder:PATH"]),
         (["--config.data.image_size=30"], ["image_size=30", "patches.size=8", "image_size=24"]),

@@ -199,7 +199,9 @@ def test_the_fingerprint_changes_with_the_files(folder):
     assert make_source(folder_config(folder)).fingerprint != before
 
 
-@pytest.mark.parametrize("budget, expected", [(0.0, "1 of 40"), (1.0, "none of 36 images")])
+@pytest.mark.parametrize(
+    "budget, expected", [(0.0, "of 40 images are unreadable"), (1.0, "none of 36 images")]
+)
 def test_when_no_image_is_readable(budget, expected, folder):
     config = folder_config(folder)
     config.data.corrupt_budget = budget

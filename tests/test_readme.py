@@ -15,7 +15,7 @@ with open(os.path.join(ROOT, "README.md")) as file:
 
 def test_the_script_runs(tmp_path, capsys):
     script = tmp_path / "script.py"
-    script.write_text(re.search(r"```python\n(.*?)```", README, re.S)[1])
+    script.write_text(re.findall(r"```python\n(.*?)```", README, re.S)[-1])
     namespace = runpy.run_path(str(script))
     assert namespace["features"].shape == (1, 8, 8, 128)
 
@@ -25,6 +25,10 @@ def test_the_script_runs(tmp_path, capsys):
 )
 def test_named_files_exist(path):
     assert os.path.exists(os.path.join(ROOT, path))
+
+
+def test_no_figure_is_left_to_fill_in():
+    assert not re.search(r"[A-Z]+_FIGURES|TODO|XXX", README)
 
 
 def test_named_flags_and_keys_exist():

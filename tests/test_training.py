@@ -17,6 +17,7 @@ from conftest import ROOT, TINY, run, start
 from PIL import Image
 
 from selfie_tf.errors import UserError
+from selfie_tf.models.selfie import normalize
 from selfie_tf.training import load_pretrained
 
 STEPS = 24
@@ -316,6 +317,8 @@ def test_what_was_learnt_is_loaded(uninterrupted, tmp_path):
     stored = weights(uninterrupted)
     kernel = stored["model/patch_network/stem/conv/kernel/.ATTRIBUTES/VARIABLE_VALUE"]
     np.testing.assert_array_equal(model.patch_network.stem.conv.kernel, kernel)
+    images = normalize(np.zeros([2, 32, 32, 3], np.uint8), "float32")
+    assert model.patch_network(images).shape == (2, 8, 8, 32)
     with pytest.raises(UserError, match="no config.json"):
         load_pretrained(str(tmp_path))
     shutil.copy(uninterrupted / "config.json", tmp_path)

@@ -8,7 +8,7 @@ import io
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -31,12 +31,16 @@ def read_image(path: str, max_pixels: int = 100_000_000, min_side: int = 0) -> n
       uint8 `[h, w, 3]`.
 
     Raises:
-      ValueError: if the image is too large or holds pixels of no known range.
-      OSError: if the file is missing, truncated or no image.
+      ValueError: if it is no image, is too large or holds pixels of no known range.
+      OSError: if the file is truncated.
     """
     with tf.io.gfile.GFile(path, "rb") as file:
         content = io.BytesIO(file.read())  # a GFile raises where Pillow reads past the end
-    with Image.open(content) as image:
+    try:
+        image = Image.open(content)
+    except UnidentifiedImageError:
+        raise ValueError("not an image of a known format") from None
+    with image:
         if image.width * image.height > max_pixels:
             raise ValueError(f"{image.width}x{image.height} is over {max_pixels} pixels")
         if min_side:
