@@ -187,7 +187,7 @@ def _pretrain(config, directory, strategy, source, chief):
                 steps_per_epoch=config.train.steps - step,
                 epochs=1,
                 verbose=0,
-                callbacks=[Progress(config, directory, checkpointer, jigsaw, stop, step, chief)],
+                callbacks=[Progress(config, directory, checkpointer, jigsaw, stop, step, strategy)],
             )
     jigsaw.draw_progress()
     points = directory.metrics()
@@ -398,15 +398,16 @@ class Progress(keras.callbacks.Callback):
     # Keeps `fit` from reading metrics at every step, for which the device would wait.
     _supports_tf_logs = True
 
-    def __init__(self, config, directory, checkpointer, jigsaw, stop, step, chief):
+    def __init__(self, config, directory, checkpointer, jigsaw, stop, step, strategy):
         super().__init__()
         self._config, self._directory, self._checkpointer = config, directory, checkpointer
-        self._jigsaw, self._stop, self._chief = jigsaw, stop, chief
+        self._jigsaw, self._stop = jigsaw, stop
+        self._chief = distribute.is_chief(strategy)
+        self._workers = distribute.num_workers(strategy)
         self._start = self._saved = self._logged = step
-        self._workers = distribute.num_workers(tf.distribute.get_strategy())
-        if chief:
+        self._time = time.time()
+        if self._chief:
             self._writer = tf.summary.create_file_writer(directory.join("tensorboard"))
-        self._step, self._time = step, time.time()
 
     def on_train_begin(self, logs=None):
         if self._start == 0:
@@ -414,7 +415,7 @@ class Progress(keras.callbacks.Callback):
         self._time = time.time()
 
     def on_train_batch_end(self, batch, logs=None):
-        step = self._step = self._start + batch + 1
+        step = self._start + batch + 1
         train = self._config.train
         last = step == train.steps
         # One worker cannot save alone, so with several of them a signal just ends the process.

@@ -238,25 +238,41 @@ def free_ports(count):
     return ports
 
 
-def test_two_workers_train_as_one(one_replica, tmp_path):
+def start_workers(workdir):
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
-    flags = [*TINY, *PARITY, f"--workdir={tmp_path}"]
-    processes = [
+    tasks = [{"type": "worker", "index": i} for i in range(2)]
+    return [
         start(
-            *flags,
-            env={
-                "TF_CONFIG": json.dumps(
-                    {"cluster": cluster, "task": {"type": "worker", "index": i}}
-                )
-            },
+            *TINY,
+            *PARITY,
+            f"--workdir={workdir}",
+            env={"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})},
         )
-        for i in range(2)
+        for task in tasks
     ]
-    for process in processes:
+
+
+def test_two_workers_train_as_one(one_replica, tmp_path):
+    for process in start_workers(tmp_path):
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
         assert "2 replica(s)" in out
     assert_close(tmp_path, one_replica)
+
+
+def test_a_signal_to_one_worker_ends_it_without_waiting_for_the_other(tmp_path):
+    """It cannot save alone: reading the variables takes all workers."""
+    first, second = start_workers(tmp_path)
+    try:
+        wait_for(lambda: (tmp_path / "metrics.jsonl").exists(), first)
+        second.terminate()
+        _, err = second.communicate(timeout=60)
+        assert second.returncode == 143, err
+        assert "stopped at step" in err and "Traceback" not in err
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.communicate()
 
 
 def test_replicas_draw_different_dropout_masks():
