@@ -14,7 +14,7 @@ from ml_collections import config_flags
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)  # sys.path[0] is bin/
 
-from selfie_tf.config import Config, flatten  # noqa: E402
+from selfie_tf.config import flatten  # noqa: E402
 from selfie_tf.errors import Interrupted, UserError  # noqa: E402
 
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of errors.")
@@ -22,11 +22,42 @@ DATA_DIR = flags.DEFINE_string(
     "data_dir", "", "Folder of prepared TensorFlow Datasets; its own default if empty."
 )
 DOWNLOAD = flags.DEFINE_bool("download", False, "Let TensorFlow Datasets fetch missing data.")
-CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    os.path.join(ROOT, "configs", "selfie_cifar10.py"),
-    "Config file; single values with --config.SECTION.KEY=VALUE.",
-)
+CONFIG = None  # see `define_config`
+
+
+def define_config(default: str, kind: type) -> None:
+    """Defines --config, whose file must make a `kind`; its value is `CONFIG.value`."""
+    global CONFIG, _KIND
+    _KIND = kind
+    CONFIG = config_flags.DEFINE_config_file(
+        "config",
+        os.path.join(ROOT, "configs", default),
+        "Config file; single values with --config.SECTION.KEY=VALUE.",
+    )
+
+
+def define_training_flags() -> None:
+    """Defines --workdir, --tpu and --virtual_devices."""
+    flags.DEFINE_string("workdir", "", "Folder for this run (required).")
+    flags.DEFINE_string("tpu", "", "Name or address of a TPU; `local` on a TPU VM.")
+    flags.DEFINE_integer(
+        "virtual_devices", 0, "Split the CPU into that many replicas, to try distribution."
+    )
+
+
+def train(function) -> dict:
+    """Calls `pretraining.pretrain` or `finetuning.finetune` as the flags say."""
+    from selfie_tf import distribute
+
+    values = flags.FLAGS
+    return function(
+        CONFIG.value,
+        os.path.expanduser(values.workdir),
+        distribute.make_strategy(values.tpu, values.virtual_devices),
+        data_dir=os.path.expanduser(DATA_DIR.value),
+        download=DOWNLOAD.value,
+        remote_data=values.tpu not in ("", "local"),
+    )
 
 
 def run(main, log_stream=sys.stdout) -> None:
@@ -35,7 +66,7 @@ def run(main, log_stream=sys.stdout) -> None:
     SIGTERM and SIGINT that training has saved for exit with 143 and 130.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=log_stream, force=True)
-    logging.getLogger("absl").setLevel(logging.WARNING)  # TFDS narrates
+    logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS and Keras narrate
     try:
         app.define_help_flags()
         _parse(sys.argv)
@@ -57,19 +88,25 @@ def _fail(message, code):
 
 
 def _parse(argv):
-    argv = _find_config(argv)
+    if CONFIG is not None:
+        argv = _find_config(argv)
     try:
         rest = flags.FLAGS(argv)
+        if "workdir" in flags.FLAGS and not flags.FLAGS.workdir:
+            raise UserError("--workdir is missing: give a folder for this run")
         if len(rest) > 1:
             raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
-        if not isinstance(CONFIG.value, Config):
-            raise UserError("--config: its get_config() must return a selfie_tf.config.Config")
+        if CONFIG is not None and not isinstance(CONFIG.value, _KIND):
+            raise UserError(
+                f"--config: its get_config() must return a selfie_tf.config.{_KIND.__name__}; "
+                "pretraining takes a Config, finetuning a FinetuneConfig"
+            )
     except flags.Error as error:
         raise UserError(" ".join(str(error).split()) + "; --help lists the flags") from error
     except UserError:
         raise
     except Exception as error:  # of config_flags, or of the config file itself
-        known = flatten(Config())
+        known = flatten(_KIND())
         for argument in argv[1:]:
             key = re.match(r"--?config\.([\w.]+)", argument)
             if key and key[1] not in known:
@@ -79,7 +116,8 @@ def _parse(argv):
         given = [a for a in argv if re.match(r"--?config(\.|=)", a)] or ["--config"]
         kind = type(error).__name__
         raise UserError(f"{' '.join(given)}: {kind}: {error}; --debug shows where") from error
-    CONFIG.value.validate()
+    if CONFIG is not None:
+        CONFIG.value.validate()
 
 
 def _find_config(argv):

@@ -6,33 +6,19 @@
 The same command again resumes after any kill. Single config values: --config.train.steps=1000.
 """
 
-import os
-
 import _main
-from absl import flags
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Folder for this run (required).")
-TPU = flags.DEFINE_string("tpu", "", "Name or address of a TPU; `local` on a TPU VM.")
-VIRTUAL_DEVICES = flags.DEFINE_integer(
-    "virtual_devices", 0, "Split the CPU into that many replicas, to try distribution."
-)
+from selfie_tf.config import Config
+
+_main.define_config("selfie_cifar10.py", Config)
+_main.define_training_flags()
 
 
 def main():
-    if not WORKDIR.value:
-        raise _main.UserError("--workdir is missing: give a folder for this run")
     # After the flags: a mistake in them shows without waiting for TensorFlow.
-    from selfie_tf import distribute, training
+    from selfie_tf.pretraining import pretrain
 
-    strategy = distribute.make_strategy(TPU.value, VIRTUAL_DEVICES.value)
-    training.pretrain(
-        _main.CONFIG.value,
-        os.path.expanduser(WORKDIR.value),
-        strategy,
-        data_dir=os.path.expanduser(_main.DATA_DIR.value),
-        download=_main.DOWNLOAD.value,
-        remote_data=TPU.value not in ("", "local"),
-    )
+    _main.train(pretrain)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from selfie_tf.config import Config
 from selfie_tf.data.pipeline import training_batches
 from selfie_tf.data.sources import make_source
 from selfie_tf.layers.resnet import EXPANSION, STRIDES_PER_GROUP, UNITS_PER_GROUP
-from selfie_tf.training import build_pretrainer, compile_pretrainer
+from selfie_tf.pretraining import build_pretrainer
+from selfie_tf.training import compile_model
 
 _MATMUL_SIDE = 4096
 
@@ -109,7 +110,7 @@ def benchmark(config: Config, data_dir: str, seconds: float) -> dict:
         keras.mixed_precision.set_global_policy(precision)
         with strategy.scope():
             model = build_pretrainer(config)
-            compile_pretrainer(config, model, 1)
+            compile_model(config, model, 1)
 
         @tf.function
         def step(batch, model=model):

@@ -127,13 +127,15 @@ def write_atomically(path: str, text: str) -> None:
     tf.io.gfile.rename(temporary, path, overwrite=True)
 
 
+def sha256(path: str) -> str:
+    """Hexadecimal digest of a file."""
+    digest = hashlib.sha256()
+    with tf.io.gfile.GFile(path, "rb") as file:
+        while block := file.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def _digests(folder):
-    digests = {}
-    for name in sorted(tf.io.gfile.listdir(folder)):
-        if name.startswith("state"):
-            digest = hashlib.sha256()
-            with tf.io.gfile.GFile(os.path.join(folder, name), "rb") as file:
-                while block := file.read(1 << 24):
-                    digest.update(block)
-            digests[name] = digest.hexdigest()
-    return digests
+    names = sorted(name for name in tf.io.gfile.listdir(folder) if name.startswith("state"))
+    return {name: sha256(os.path.join(folder, name)) for name in names}

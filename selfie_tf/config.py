@@ -17,10 +17,11 @@ LOGIT_SCALES = ("none", "sqrt_dim")
 STEMS = ("small", "imagenet")
 PRECISIONS = ("float32", "mixed_bfloat16", "float64")
 OPTIMIZERS = ("sgd",)
+HEADS = ("resnet50", "resnet36_attention")
 
 
 @dataclasses.dataclass
-class DataConfig:
+class ImagesConfig:
     """Where images come from and how they become squares of one size."""
 
     name: str = "tfds:cifar10"  # tfds:NAME[/CONFIG][:VERSION] | folder:PATH | builtin:shapes
@@ -30,27 +31,58 @@ class DataConfig:
     crop: str = "pad"
     min_crop_area: float = 0.2  # random_resized: least part of the image's area
     shuffle_buffer: int = 50_000  # tfds: records shuffled together; a folder is shuffled whole
-    # Images kept out of training for pictures and evaluation where the source has no test split
-    # (never more than a tenth of them, but at least one).
+    # The split or folder that is never trained on; "" for test, validation or val. Where there is
+    # none, so many images are held out instead (never more than a tenth, but at least one).
+    test_split: str = ""
     held_out: int = 64
-    eval_images: int = 2048  # at most so many held-out images are evaluated at the end
     # folder: largest part of the files that may be unreadable; one always may, unless this is 0
     corrupt_budget: float = 0.001
     max_pixels: int = 100_000_000  # folder: larger images count as unreadable (memory)
 
 
 @dataclasses.dataclass
-class PatchesConfig:
-    """Section 2.1: the grid, its split, and the jitter before cutting."""
+class DataConfig(ImagesConfig):
+    """Images without labels."""
+
+    eval_images: int = 2048  # at most so many held-out images are evaluated at the end
+
+
+@dataclasses.dataclass
+class LabelledDataConfig(ImagesConfig):
+    """Images with labels, and which of these may be used (section 3.1)."""
+
+    held_out: int = 1000  # as above; 64 of them measure nothing
+    # The labelled part: round(fraction * n) of the n images of each class, or so many a class, or
+    # the ids in a file as `subset.json` has them. Only one of the three may be given.
+    label_fraction: float = 1.0
+    labels_per_class: int = 0
+    subset_file: str = ""
+    subset_seed: int = 0
+    # Part of the labelled images that is not trained on, but evaluated instead of the test split:
+    # 0.1 for tuning (section 3.2), 0 to train on all and report test figures.
+    validation_fraction: float = 0.0
+    flip: bool = True  # mirrors half of the training images, left to right
+    test_crop: float = 1.0  # part of the shorter side that evaluation keeps, in the middle
+
+
+@dataclasses.dataclass
+class GridConfig:
+    """The patch grid, and the jitter before cutting (section 2.1)."""
 
     size: int = 8  # pixels a side
-    context_fraction: float = 0.75  # p, the part of the patches that the encoder sees
     pad: int = 4  # pixels of zero padding with data.crop=pad
 
 
 @dataclasses.dataclass
-class ModelConfig:
-    """Sections 2.1, 2.2, 3.2: patch network P, attention pooling A, positions, logits."""
+class PatchesConfig(GridConfig):
+    """The grid and its split (section 2.1)."""
+
+    context_fraction: float = 0.75  # p, the part of the patches that the encoder sees
+
+
+@dataclasses.dataclass
+class NetworkConfig:
+    """Sections 2.1, 2.2, 3.2: patch network P, attention pooling A, positions."""
 
     width: int = 64  # channels of the stem; every channel count and the hidden size scale with it
     stem: str = "small"  # small: 3x3, stride 1 | imagenet: 7x7, stride 2, and max-pooling
@@ -59,8 +91,6 @@ class ModelConfig:
     mlp_dim: int = 640
     dropout_rate: float = 0.1
     position: str = "learned"
-    pooling: str = "attention"
-    logit_scale: str = "none"
     norm_momentum: float = 0.9  # of batch normalisation's moving statistics
     norm_synchronized: bool = False  # batch statistics over all replicas
 
@@ -68,6 +98,25 @@ class ModelConfig:
     def hidden_dim(self) -> int:
         """Width of P's feature vectors and of A: the output channels of the third group."""
         return 16 * self.width
+
+
+@dataclasses.dataclass
+class ModelConfig(NetworkConfig):
+    """Pretraining: P, A, and how hidden patches are scored."""
+
+    pooling: str = "attention"
+    logit_scale: str = "none"
+
+
+@dataclasses.dataclass
+class ClassifierConfig(NetworkConfig):
+    """Finetuning (section 2.3): what follows P."""
+
+    # resnet50: a fourth group and average pooling, the attention's values are not used;
+    # resnet36_attention: A.
+    head: str = "resnet50"
+    # resnet36_attention: P over each patch as in pretraining, not over the whole image.
+    patch_by_patch: bool = False
 
 
 @dataclasses.dataclass
@@ -82,7 +131,7 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass
-class TrainConfig:
+class LoopConfig:
     """Length, batch, seed, precision, and how often things are written."""
 
     steps: int = 120_000
@@ -93,21 +142,34 @@ class TrainConfig:
     checkpoint_every: int = 1000  # steps
     keep_checkpoints: int = 3
     log_every: int = 50  # steps
-    picture_every: int = 1000  # steps
-    # Steps run on the device between two visits to Python; must divide the three above. 0 lets
+    # Steps run on the device between two visits to Python; must divide every other *_every. 0 lets
     # the hardware decide: 1 on CPU and GPU, as many as fit on TPU.
     steps_per_execution: int = 0
 
+    @property
+    def intervals(self) -> dict:
+        """{key: steps} of everything that happens every so many steps."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k.endswith("_every")}
+
 
 @dataclasses.dataclass
-class Config:
-    """One run, whole."""
+class TrainConfig(LoopConfig):
+    """Pretraining."""
 
-    data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    patches: PatchesConfig = dataclasses.field(default_factory=PatchesConfig)
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    picture_every: int = 1000  # steps
+
+
+@dataclasses.dataclass
+class FinetuneLoopConfig(LoopConfig):
+    """Finetuning."""
+
+    eval_every: int = 5000  # steps; and at the end
+
+
+class RunConfig:
+    """What both kinds of runs have; see `Config` and `FinetuneConfig`."""
+
+    has_attention = True  # whether there is an A, with weights
 
     @property
     def grid(self) -> int:
@@ -118,16 +180,6 @@ class Config:
     def num_patches(self) -> int:
         return self.grid**2
 
-    @property
-    def num_context(self) -> int:
-        """C: patches that the encoder sees, round(p * n) (12 of 16, 37 of 49)."""
-        return round(self.patches.context_fraction * self.num_patches)
-
-    @property
-    def num_targets(self) -> int:
-        """T: patches hidden, and predicted all at once."""
-        return self.num_patches - self.num_context
-
     def validate(self) -> None:
         """Raises UserError naming the first key whose value cannot work."""
         _check_types(self)
@@ -137,23 +189,18 @@ class Config:
             raise UserError(
                 f"data.name={d.name!r}: expected tfds:NAME, folder:PATH or builtin:shapes"
             )
-        for key, value, choices in (
+        _check_choices(
             ("data.crop", d.crop, CROPS),
             ("model.stem", m.stem, STEMS),
             ("model.position", m.position, POSITIONS),
-            ("model.pooling", m.pooling, POOLINGS),
-            ("model.logit_scale", m.logit_scale, LOGIT_SCALES),
             ("optimizer.name", o.name, OPTIMIZERS),
             ("train.precision", t.precision, PRECISIONS),
-        ):
-            if value not in choices:
-                raise UserError(f"{key}={value!r}: expected one of {', '.join(choices)}")
-        for key, value, low, high in (
+        )
+        _check_ranges(
             ("data.image_size", d.image_size, 1, 4096),
             ("data.min_crop_area", d.min_crop_area, 1e-3, 1),
             ("data.shuffle_buffer", d.shuffle_buffer, 1, math.inf),
             ("data.held_out", d.held_out, 1, math.inf),
-            ("data.eval_images", d.eval_images, 1, math.inf),
             ("data.corrupt_budget", d.corrupt_budget, 0, 1),
             ("data.max_pixels", d.max_pixels, 1, math.inf),
             ("patches.size", p.size, 1, d.image_size),
@@ -171,15 +218,10 @@ class Config:
             ("train.steps", t.steps, 1, math.inf),
             ("train.batch_size", t.batch_size, 1, math.inf),
             ("train.seed", t.seed, 0, 2**31 - 1),
-            ("train.checkpoint_every", t.checkpoint_every, 1, math.inf),
             ("train.keep_checkpoints", t.keep_checkpoints, 1, math.inf),
-            ("train.log_every", t.log_every, 1, math.inf),
-            ("train.picture_every", t.picture_every, 1, math.inf),
+            *((f"train.{key}", steps, 1, math.inf) for key, steps in t.intervals.items()),
             ("train.steps_per_execution", t.steps_per_execution, 0, math.inf),
-        ):
-            if not low <= value <= high:  # False for NaN too
-                bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-                raise UserError(f"{key}={value}: expected a number {bounds}")
+        )
         if d.image_size % p.size:
             raise UserError(
                 f"data.image_size={d.image_size} is not divisible by patches.size={p.size}: "
@@ -192,13 +234,7 @@ class Config:
             )
         if kind == "builtin" and d.image_size < 16:
             raise UserError(f"data.image_size={d.image_size}: the built-in images need at least 16")
-        if self.num_context < 1 or self.num_targets < 2:
-            raise UserError(
-                f"patches.context_fraction={p.context_fraction} leaves {self.num_context} context "
-                f"and {self.num_targets} target patches of {self.num_patches}: at least 1 and 2 "
-                "are needed"
-            )
-        if m.hidden_dim % m.num_heads:
+        if self.has_attention and m.hidden_dim % m.num_heads:
             raise UserError(
                 f"model.num_heads={m.num_heads} does not divide the hidden size {m.hidden_dim} "
                 f"(16 * model.width={m.width})"
@@ -209,42 +245,153 @@ class Config:
                 f"train.steps={t.steps}"
             )
         if t.steps_per_execution:
-            for key in ("log_every", "checkpoint_every", "picture_every"):
-                if getattr(t, key) % t.steps_per_execution:
+            for key, steps in t.intervals.items():
+                if steps % t.steps_per_execution:
                     raise UserError(
-                        f"train.{key}={getattr(t, key)} is not a multiple of "
+                        f"train.{key}={steps} is not a multiple of "
                         f"train.steps_per_execution={t.steps_per_execution}"
                     )
 
 
-def _check_types(config) -> None:
-    for section in dataclasses.fields(config):
-        holder = getattr(config, section.name)
-        for name, expected in typing.get_type_hints(type(holder)).items():
-            value = getattr(holder, name)
-            if expected is float and type(value) is int:
-                setattr(holder, name, float(value))
-            elif type(value) is not expected:
+@dataclasses.dataclass
+class Config(RunConfig):
+    """One pretraining run, whole."""
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    patches: PatchesConfig = dataclasses.field(default_factory=PatchesConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+    @property
+    def num_context(self) -> int:
+        """C: patches that the encoder sees, round(p * n) (12 of 16, 37 of 49)."""
+        return round(self.patches.context_fraction * self.num_patches)
+
+    @property
+    def num_targets(self) -> int:
+        """T: patches hidden, and predicted all at once."""
+        return self.num_patches - self.num_context
+
+    def validate(self) -> None:
+        super().validate()
+        _check_choices(
+            ("model.pooling", self.model.pooling, POOLINGS),
+            ("model.logit_scale", self.model.logit_scale, LOGIT_SCALES),
+        )
+        _check_ranges(("data.eval_images", self.data.eval_images, 1, math.inf))
+        if self.num_context < 1 or self.num_targets < 2:
+            raise UserError(
+                f"patches.context_fraction={self.patches.context_fraction} leaves "
+                f"{self.num_context} context and {self.num_targets} target patches of "
+                f"{self.num_patches}: at least 1 and 2 are needed"
+            )
+
+
+@dataclasses.dataclass
+class FinetuneConfig(RunConfig):
+    """One finetuning run, whole."""
+
+    # Work directory of a pretraining run, or an export of one; "" for the supervised baseline.
+    init_from: str = ""
+    data: LabelledDataConfig = dataclasses.field(default_factory=LabelledDataConfig)
+    patches: GridConfig = dataclasses.field(default_factory=GridConfig)
+    model: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    train: FinetuneLoopConfig = dataclasses.field(default_factory=FinetuneLoopConfig)
+
+    @property
+    def has_attention(self) -> bool:
+        return self.model.head == "resnet36_attention"
+
+    def validate(self) -> None:
+        super().validate()
+        d, m = self.data, self.model
+        _check_choices(("model.head", m.head, HEADS))
+        _check_ranges(
+            ("data.label_fraction", d.label_fraction, 0, 1),
+            ("data.labels_per_class", d.labels_per_class, 0, math.inf),
+            ("data.subset_seed", d.subset_seed, 0, 2**31 - 1),
+            ("data.validation_fraction", d.validation_fraction, 0, 0.9),
+            ("data.test_crop", d.test_crop, 1e-3, 1),
+        )
+        given = {
+            "label_fraction": d.label_fraction != 1,
+            "labels_per_class": d.labels_per_class,
+            "subset_file": d.subset_file,
+        }
+        if sum(map(bool, given.values())) > 1:
+            names = " and ".join(f"data.{name}" for name, value in given.items() if value)
+            raise UserError(f"{names} exclude each other: give one of them")
+        if self.has_attention and not m.patch_by_patch:
+            side = feature_map_side(d.image_size, m.stem)
+            if side % self.grid:
                 raise UserError(
-                    f"{section.name}.{name}={value!r}: expected {expected.__name__}, "
-                    f"got {type(value).__name__}"
+                    f"patches.size={self.patches.size}: the {side}x{side} feature map of an image "
+                    f"cannot be averaged onto a {self.grid}x{self.grid} grid; give the "
+                    "pretraining's size, or --config.model.patch_by_patch=True"
                 )
 
 
-def to_dict(config: Config) -> dict:
+def feature_map_side(image_size: int, stem: str) -> int:
+    """Side of P's feature map (three groups, strides 1, 2, 2) of an image."""
+    for _ in range(4 if stem == "imagenet" else 2):
+        image_size = -(-image_size // 2)
+    return image_size
+
+
+def _check_choices(*entries) -> None:
+    for key, value, choices in entries:
+        if value not in choices:
+            raise UserError(f"{key}={value!r}: expected one of {', '.join(choices)}")
+
+
+def _check_ranges(*entries) -> None:
+    for key, value, low, high in entries:
+        if not low <= value <= high:  # False for NaN too
+            bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+            raise UserError(f"{key}={value}: expected a number {bounds}")
+
+
+def _check_types(config) -> None:
+    for path, value, expected in _leaves(config):
+        if expected is float and type(value) is int:
+            section, _, name = path.rpartition(".")
+            setattr(getattr(config, section), name, float(value))
+        elif type(value) is not expected:
+            raise UserError(
+                f"{path}={value!r}: expected {expected.__name__}, got {type(value).__name__}"
+            )
+
+
+def _leaves(config):
+    """(dotted key, value, type) of every value."""
+    for name, expected in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if not dataclasses.is_dataclass(expected):
+            yield name, value, expected
+            continue
+        for key, kind in typing.get_type_hints(expected).items():
+            yield f"{name}.{key}", getattr(value, key), kind
+
+
+def to_dict(config: RunConfig) -> dict:
     """The resolved config as nested plain values, as written to config.json."""
     return dataclasses.asdict(config)
 
 
-def from_dict(values: dict) -> Config:
-    """The inverse of `to_dict`.
+def from_dict(values: dict) -> RunConfig:
+    """The inverse of `to_dict`: a `FinetuneConfig` if there is `init_from`, else a `Config`.
 
     Raises:
       UserError: on a section or key that does not exist, or a value that cannot work.
     """
-    config = Config()
+    config = FinetuneConfig() if "init_from" in values else Config()
     for section, entries in values.items():
         holder = getattr(config, section, None)
+        if section == "init_from":
+            config.init_from = entries
+            continue
         if not dataclasses.is_dataclass(holder) or not isinstance(entries, dict):
             raise UserError(f"unknown config section {section!r}")
         for key, value in entries.items():
@@ -255,10 +402,6 @@ def from_dict(values: dict) -> Config:
     return config
 
 
-def flatten(config: Config) -> dict:
+def flatten(config: RunConfig) -> dict:
     """{'section.key': value}, for naming what differs between two configs."""
-    return {
-        f"{section}.{key}": value
-        for section, entries in to_dict(config).items()
-        for key, value in entries.items()
-    }
+    return {path: value for path, value, _ in _leaves(config)}

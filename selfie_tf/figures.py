@@ -102,6 +102,37 @@ def draw_curves(path, points: list, chance: float) -> None:
     _save(figure, path)
 
 
+def draw_finetuning(path, runs: dict, split: str = "test") -> None:
+    """Draws training loss, test loss and test accuracy over steps as a PNG (the paper's Figure 3).
+
+    Args:
+      path: file name, or a file open for writing.
+      runs: {label: (log points, evaluations)}, dicts as in metrics.jsonl and evaluations.jsonl; no
+        legend for a single run.
+      split: "test" or "validation".
+    """
+    figure, axes = _figure(1, 3, (11, 3))
+    for label, (points, evaluations) in runs.items():
+        for axis, values, key in (
+            (axes[0, 0], points, "loss"),
+            (axes[0, 1], evaluations, f"{split}_loss"),
+            (axes[0, 2], evaluations, f"{split}_top1"),
+        ):
+            marker = "o" if values is evaluations else None
+            known = [point for point in values if key in point]
+            steps, heights = [p["step"] for p in known], [p[key] for p in known]
+            axis.plot(steps, heights, linewidth=1.2, marker=marker, markersize=3, label=label)
+    for axis, title in zip(
+        axes[0], ("training loss (nats)", f"{split} loss (nats)", f"{split} accuracy"), strict=True
+    ):
+        axis.set_xlabel("step")
+        axis.set_ylabel(title)
+        axis.grid(alpha=0.3)
+    if len(runs) > 1:
+        axes[0, 2].legend()
+    _save(figure, path)
+
+
 def _figure(rows, columns, inches):
     from matplotlib.figure import Figure  # slow to import, and needs no display this way
 

@@ -1,4 +1,4 @@
-"""The contrastive classification among an image's own hidden patches (section 2.1)."""
+"""Contrastive classification of hidden patches (section 2.1), classification of images, L2."""
 
 import tensorflow as tf
 
@@ -30,6 +30,35 @@ def patch_accuracy(logits: tf.Tensor) -> tf.Tensor:
     places = tf.range(tf.shape(logits)[1], dtype=tf.int32)
     chosen = tf.argmax(logits, axis=-1, output_type=tf.int32)  # [B, T]
     return tf.reduce_mean(tf.cast(chosen == places, tf.float32), axis=-1)
+
+
+def classification_loss(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Softmax cross-entropy of every image.
+
+    Args:
+      logits: float32 `[B, K]`.
+      labels: int `[B]`; -1 is no label.
+
+    Returns:
+      float32 `[B]`, in nats; 0 where there is no label.
+    """
+    truth = tf.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return -tf.reduce_sum(truth * tf.nn.log_softmax(logits), axis=-1)
+
+
+def top_k(logits: tf.Tensor, labels: tf.Tensor, k: int) -> tf.Tensor:
+    """Whether the label is among the k largest logits; equal logits rank by class number.
+
+    Args:
+      logits: `[B, K]`.
+      labels: int `[B]`; -1 is among none.
+
+    Returns:
+      float32 `[B]` of 0 and 1.
+    """
+    best = tf.math.top_k(logits, k).indices  # [B, k]
+    hits = best == tf.cast(labels, best.dtype)[:, None]
+    return tf.cast(tf.reduce_any(hits, axis=-1), tf.float32)
 
 
 def l2_penalty(variables) -> tf.Tensor:

@@ -1,6 +1,6 @@
-"""From a config to a trained model: build, resume, fit, save, show."""
+"""What every kind of run shares: the work directory, resuming, fitting, logging, stopping."""
 
-import io
+import dataclasses
 import json
 import logging
 import math
@@ -9,114 +9,33 @@ import signal
 import subprocess
 import threading
 import time
+import typing
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
 import selfie_tf
-from selfie_tf import distribute, figures, losses
-from selfie_tf.checkpoints import Checkpointer, write_atomically
-from selfie_tf.config import Config, from_dict
-from selfie_tf.data.pipeline import held_out_batches, training_batches
-from selfie_tf.data.sources import Rows, make_source
+from selfie_tf import distribute, savedmodel
+from selfie_tf.checkpoints import Checkpointer
+from selfie_tf.config import from_dict
+from selfie_tf.data.sources import Rows
 from selfie_tf.errors import Interrupted, UserError
-from selfie_tf.models.selfie import SelfiePretrainer
 from selfie_tf.optimizers import make_optimizer, warmup_cosine
 from selfie_tf.workdir import WorkDir
 
 _LAST_STEPS = 50  # result.json's training metrics are means over the last so many steps
-_NUM_PICTURES = 6
 
 
-def build_pretrainer(config: Config) -> SelfiePretrainer:
-    """Makes the model with all its weights; call it in the strategy's scope."""
-    model = config.model
-    pretrainer = SelfiePretrainer(
-        grid=config.grid,
-        width=model.width,
-        stem=model.stem,
-        attention_layers=model.attention_layers,
-        num_heads=model.num_heads,
-        mlp_dim=model.mlp_dim,
-        dropout_rate=model.dropout_rate,
-        position=model.position,
-        pooling=model.pooling,
-        logit_scale=model.logit_scale,
-        weight_decay=config.optimizer.weight_decay,
-        norm_momentum=model.norm_momentum,
-        norm_synchronized=model.norm_synchronized,
-        seed=config.train.seed,
-    )
-    size = config.patches.size
-    pretrainer.build({"context_patches": [None, config.num_context, size, size, 3]})
-    return pretrainer
-
-
-def compile_pretrainer(config: Config, model: SelfiePretrainer, steps_per_execution: int) -> None:
-    """Gives the model its optimizer, whose variables exist afterwards."""
-    optimizer = config.optimizer
-    schedule = warmup_cosine(optimizer.learning_rate, config.train.steps, optimizer.warmup_steps)
-    model.compile(
-        make_optimizer(optimizer.name, schedule, optimizer.momentum),
-        steps_per_execution=steps_per_execution,
-    )
-    model.optimizer.build(model.trainable_variables)
-
-
-def load_pretrained(workdir: str) -> SelfiePretrainer:
-    """Loads what a pretraining run has learnt so far.
+def run_in_workdir(config, workdir: str, strategy, open_source, body) -> dict:
+    """Runs `body`, or returns the result of a run that has finished.
 
     Args:
-      workdir: of the run, finished or not.
-
-    Returns:
-      the model with the weights of the newest whole checkpoint; `.patch_network` is P,
-      `.attention_pooling` is A.
-
-    Raises:
-      UserError: if there is no run or no whole checkpoint in `workdir`.
-    """
-    path = os.path.join(workdir, "config.json")
-    if not tf.io.gfile.exists(path):
-        raise UserError(f"{workdir}: no config.json in it; give the work directory of a run")
-    with tf.io.gfile.GFile(path) as file:
-        config = from_dict(json.load(file))
-    model = build_pretrainer(config)
-    compile_pretrainer(config, model, 1)
-    checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
-    if not Checkpointer(os.path.join(workdir, "checkpoints"), checkpoint).restore():
-        raise UserError(f"{workdir}: no checkpoint in it yet")
-    return model
-
-
-def distributed_batches(config: Config, source, strategy, start_step: int):
-    """The training batches from `start_step` on; each worker reads its own rows of every batch."""
-    per_replica = distribute.per_replica_batch(strategy, config.train.batch_size)
-
-    def dataset(context):
-        count = config.train.batch_size // context.num_input_pipelines
-        rows = Rows(config.train.batch_size, context.input_pipeline_id * count, count)
-        return training_batches(source, config, start_step, rows, per_replica)
-
-    return strategy.distribute_datasets_from_function(dataset)
-
-
-def pretrain(
-    config: Config,
-    workdir: str,
-    strategy: tf.distribute.Strategy,
-    data_dir: str = "",
-    download: bool = False,
-    remote_data: bool = False,
-) -> dict:
-    """Pretrains `config` in `workdir`, or goes on where an earlier run of it stopped.
-
-    Args:
-      config: see `config.Config`.
+      config: a `config.Config` or `config.FinetuneConfig`.
       workdir: of this run alone; see the README for what it holds afterwards.
       strategy: see `distribute.make_strategy`.
-      data_dir, download, remote_data: see `data.sources.make_source`.
+      open_source: () -> where images come from, see `data.sources.make_source`.
+      body: (directory, source) -> the contents of result.json.
 
     Returns:
       the contents of result.json.
@@ -127,17 +46,17 @@ def pretrain(
     """
     config.validate()
     distribute.per_replica_batch(strategy, config.train.batch_size)
-    chief = distribute.is_chief(strategy)
-    directory = WorkDir(workdir, config, chief)
+    directory = WorkDir(workdir, config, distribute.is_chief(strategy))
     try:
         result = directory.result()
         if result is not None:
             logging.info("already finished: %s", directory.join("result.json"))
             return result
-        source = make_source(config, data_dir, download, remote_data)
+        source = open_source()
         directory.begin(source.fingerprint)
+        started = time.time()
         try:
-            return _pretrain(config, directory, strategy, source, chief)
+            result = body(directory, source)
         except (OSError, tf.errors.OpError) as error:
             if source.failure is not None:  # tf.data wraps it in an error of its own
                 raise source.failure from None
@@ -152,101 +71,232 @@ def pretrain(
                     f"--config.train.batch_size={config.train.batch_size}"
                 ) from error
             raise
+        result = {
+            **result,
+            "steps": config.train.steps,
+            "seconds": round(time.time() - started, 1),
+            "hardware": distribute.describe(strategy),
+            "versions": versions(),
+        }
+        directory.write_result(result)
+        return result
     finally:
         directory.close()
 
 
-def _pretrain(config, directory, strategy, source, chief):
-    started = time.time()
+def prepare(config, strategy) -> None:
+    """Sets precision, seeds and determinism; call it before the model is built."""
     keras.mixed_precision.set_global_policy(config.train.precision)
     keras.utils.set_random_seed(config.train.seed)
     if not distribute.is_tpu(strategy) and not tf.config.list_logical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()
-    with strategy.scope():
-        model = build_pretrainer(config)
-        compile_pretrainer(config, model, _steps_per_execution(config, strategy))
-    weights = sum(math.prod(v.shape) for v in model.trainable_variables)
-    logging.info("%s; %.2f M trainable weights", distribute.describe(strategy), weights / 1e6)
-    checkpointer = Checkpointer(
-        directory.join("checkpoints"),
-        tf.train.Checkpoint(model=model, optimizer=model.optimizer),
-        config.train.keep_checkpoints,
-        chief,
+
+
+def compile_model(config, model: keras.Model, steps_per_execution: int) -> None:
+    """Gives the model its optimizer, whose variables exist afterwards."""
+    optimizer = config.optimizer
+    schedule = warmup_cosine(optimizer.learning_rate, config.train.steps, optimizer.warmup_steps)
+    model.compile(
+        make_optimizer(optimizer.name, schedule, optimizer.momentum),
+        steps_per_execution=steps_per_execution,
     )
-    step = checkpointer.restore()
-    directory.rewind(step)
-    if step:
-        logging.info("resuming at step %d of %d", step, config.train.steps)
-    held_out = HeldOut(config, source, strategy, model)
-    jigsaw = Jigsaw(config, held_out, directory, chief)
-    jigsaw.rewind(step)
-    with Stop() as stop:
-        if step < config.train.steps:
-            model.fit(
-                distributed_batches(config, source, strategy, step),
-                steps_per_epoch=config.train.steps - step,
+    model.optimizer.build(model.trainable_variables)
+
+
+def steps_per_execution(config, strategy) -> int:
+    """`train.steps_per_execution`, or what suits the hardware."""
+    train = config.train
+    if train.steps_per_execution:
+        return train.steps_per_execution
+    return math.gcd(*train.intervals.values()) if distribute.is_tpu(strategy) else 1
+
+
+def num_weights(model: keras.Model) -> int:
+    return sum(math.prod(v.shape) for v in model.trainable_variables)
+
+
+def distributed(config, strategy, make_dataset):
+    """A dataset of global batches, of which each worker reads its own rows.
+
+    Args:
+      config: for the batch size.
+      strategy: see `distribute.make_strategy`.
+      make_dataset: (rows, batch size a replica) -> dataset, see `data.pipeline`.
+    """
+    per_replica = distribute.per_replica_batch(strategy, config.train.batch_size)
+
+    def dataset(context):
+        count = config.train.batch_size // context.num_input_pipelines
+        first = context.input_pipeline_id * count
+        return make_dataset(Rows(config.train.batch_size, first, count), per_replica)
+
+    return strategy.distribute_datasets_from_function(dataset)
+
+
+@dataclasses.dataclass
+class LoadedRun:
+    """A model from disk; `origin` is a line that says where it is from."""
+
+    model: keras.Model
+    config: typing.Any
+    class_names: tuple
+    step: int
+    origin: str
+
+
+def load_run(path: str, kind: type, build) -> LoadedRun:
+    """Loads the model of a run from its work directory, or from an export of it.
+
+    Args:
+      path: of either.
+      kind: `config.Config` or `config.FinetuneConfig`: what the run must be.
+      build: (config, class names) -> model.
+
+    Returns:
+      the run; its model is compiled and in float32 (float64 if the run was).
+
+    Raises:
+      UserError: if there is no such thing in `path`, or it is of the other kind or damaged.
+    """
+    info = savedmodel.read_info(path)
+    if info is not None:
+        values, class_names = info["config"], info["class_names"]
+    else:
+        values, class_names = _read_json(path, "config.json"), ()
+        if values is None:
+            raise UserError(
+                f"{path}: no config.json in it; give the work directory of a run, or an export"
+            )
+        class_names = (_read_json(path, "subset.json") or {}).get("class_names", ())
+    config = from_dict(values)
+    if not isinstance(config, kind):
+        found, wanted = "finetuning", "pretraining"
+        if kind.__name__ != "Config":
+            found, wanted = wanted, found
+        raise UserError(f"{path} is of a {found} run; give one of a {wanted} run")
+    policy = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(
+        "float64" if config.train.precision == "float64" else "float32"
+    )
+    try:
+        model = build(config, class_names)
+        compile_model(config, model, 1)
+    finally:
+        keras.mixed_precision.set_global_policy(policy)
+    if info is not None:
+        savedmodel.restore(path, info, model)
+        step = info["step"]
+    else:
+        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        step = Checkpointer(os.path.join(path, "checkpoints"), checkpoint).restore()
+        if not step:
+            raise UserError(f"{path}: no checkpoint in it yet")
+    origin = f"{path} ({config.data.name}, step {step} of {config.train.steps})"
+    return LoadedRun(model, config, tuple(class_names), step, origin)
+
+
+def _read_json(folder, name):
+    try:
+        with tf.io.gfile.GFile(os.path.join(folder, name)) as file:
+            return json.load(file)
+    except tf.errors.NotFoundError:
+        return None
+    except (ValueError, tf.errors.OpError) as error:
+        raise UserError(f"{os.path.join(folder, name)} cannot be read ({error})") from error
+
+
+@dataclasses.dataclass
+class Visit:
+    """Something to do every so many steps and at the end."""
+
+    every: int
+    act: typing.Callable  # (step, TensorBoard writer or None) -> None
+    at_start: bool = False
+
+
+class Loop:
+    """Fits a model, from where an earlier run in the work directory stopped.
+
+    Args:
+      config: of the run.
+      model: compiled; its metrics are logged.
+      strategy: that the model was built under.
+      directory: an open `workdir.WorkDir`.
+
+    Attributes:
+      step: where the run stands.
+    """
+
+    def __init__(self, config, model, strategy, directory):
+        self._config, self._model = config, model
+        self._strategy, self._directory = strategy, directory
+        self._checkpointer = Checkpointer(
+            directory.join("checkpoints"),
+            tf.train.Checkpoint(model=model, optimizer=model.optimizer),
+            config.train.keep_checkpoints,
+            distribute.is_chief(strategy),
+        )
+        logging.info(
+            "%s; %.2f M trainable weights", distribute.describe(strategy), num_weights(model) / 1e6
+        )
+        self.step = self.resumed_at = self._checkpointer.restore()
+        directory.rewind(self.step)
+        if self.step:
+            logging.info("resuming at step %d of %d", self.step, config.train.steps)
+
+    def fit(self, make_dataset, visits) -> None:
+        """Trains to the last step.
+
+        Args:
+          make_dataset: (first step, rows, batch size a replica) -> dataset.
+          visits: `Visit`s, in order; none of them may change what is trained.
+        """
+        steps = self._config.train.steps
+        if self.step == steps:
+            return
+        with Stop() as stop:
+            progress = Progress(
+                self._config,
+                self._directory,
+                self._checkpointer,
+                visits,
+                stop,
+                self.step,
+                self._strategy,
+            )
+            self._model.fit(
+                distributed(
+                    self._config,
+                    self._strategy,
+                    lambda rows, size: make_dataset(self.step, rows, size),
+                ),
+                steps_per_epoch=steps - self.step,
                 epochs=1,
                 verbose=0,
-                callbacks=[Progress(config, directory, checkpointer, jigsaw, stop, step, strategy)],
+                callbacks=[progress],
             )
-    jigsaw.draw_progress()
-    points = directory.metrics()
-    result = {
-        **last_metrics(points, config.train.steps, _LAST_STEPS),
-        "chance": 1 / config.num_targets,
-        **held_out.evaluate(),
-        "steps": config.train.steps,
-        "trainable_weights": weights,
-        "seconds": round(time.time() - started, 1),
-        "resumed_at": step,
-        "hardware": distribute.describe(strategy),
-        "data": {
-            "name": config.data.name,
-            "training_images": source.num_train,
-            "held_out_images": source.num_held_out,
-        },
-        "versions": versions(),
-    }
-    if chief and points:
-        with tf.io.gfile.GFile(directory.join("figures", "curves.png"), "wb") as file:
-            figures.draw_curves(file, points, 1 / config.num_targets)
-    directory.write_result(result)
-    logging.info(
-        "finished: patch accuracy %s over the last %d steps; on %d held-out images %.3f cropped "
-        "as in training, %.3f uncropped (chance %.3f); see %s and %s",
-        "unknown" if result["patch_accuracy"] is None else f"{result['patch_accuracy']:.3f}",
-        result["averaged_steps"],
-        result["evaluated_images"],
-        result["held_out_patch_accuracy"],
-        result["held_out_patch_accuracy_uncropped"],
-        result["chance"],
-        directory.join("result.json"),
-        directory.join("figures"),
-    )
-    return result
+        self.step = steps
 
 
-def last_metrics(points: list, steps: int, window: int) -> dict:
+def last_metrics(points: list, keys, steps: int, window: int = _LAST_STEPS) -> dict:
     """Means of the log points that cover at least the last `window` of `steps` steps.
 
     Args:
       points: dicts with `step` and `window` (the number of steps the point is a mean over).
+      keys: of the metrics.
       steps: the last step.
       window: in steps.
 
     Returns:
-      `loss`, `patch_accuracy`, `averaged_steps` (more than `window` where a log point spans its
+      the keys' means and `averaged_steps` (more than `window` where a log point spans its
       beginning; the others are None if there is no log point).
     """
     chosen = [p for p in points if p["step"] > steps - window]
     if not chosen:  # metrics.jsonl was removed, the checkpoint kept
-        return {"loss": None, "patch_accuracy": None, "averaged_steps": 0}
+        return {**dict.fromkeys(keys), "averaged_steps": 0}
     weights = [p["window"] for p in chosen]
     return {
-        **{
-            key: float(np.average([p[key] for p in chosen], weights=weights))
-            for key in ("loss", "patch_accuracy")
-        },
+        **{key: float(np.average([p[key] for p in chosen], weights=weights)) for key in keys},
         "averaged_steps": sum(weights),
     }
 
@@ -269,102 +319,6 @@ def versions() -> dict:
         "git_commit": git("rev-parse", "HEAD"),
         "git_changes": git("status", "--porcelain", "--untracked-files=no"),
     }
-
-
-class HeldOut:
-    """The model's answers on held-out images.
-
-    Every replica answers the same batch and the first answer is taken: right under any strategy,
-    and cheap beside training.
-    """
-
-    def __init__(self, config, source, strategy, model):
-        self._config, self._source = config, source
-
-        @tf.function
-        def logits(batch):
-            per_replica = strategy.run(lambda x: model(x, training=False), args=(batch,))
-            return strategy.experimental_local_results(per_replica)[0]
-
-        self.logits = logits
-
-    def batch(self, count: int) -> dict:
-        """The first `count` held-out images as one batch."""
-        return next(iter(held_out_batches(self._source, self._config, count, count)))
-
-    def evaluate(self) -> dict:
-        """Loss and patch accuracy on held-out images, cropped as in training and uncropped.
-
-        Both, because the paper's zero padding gives places at the edge away: the patches of cropped
-        images carry a black margin, and a network may learn little else at first.
-        """
-        cropped, uncropped = self._evaluate(True), self._evaluate(False)
-        return {
-            "held_out_loss": cropped[0],
-            "held_out_patch_accuracy": cropped[1],
-            "held_out_patch_accuracy_uncropped": uncropped[1],
-            "evaluated_images": cropped[2],
-        }
-
-    def _evaluate(self, crop):
-        config = self._config
-        all_losses, accuracies = [], []
-        for batch in held_out_batches(
-            self._source, config, config.train.batch_size, config.data.eval_images, crop
-        ):
-            logits = self.logits(batch)
-            all_losses.append(losses.patch_classification_loss(logits).numpy())
-            accuracies.append(losses.patch_accuracy(logits).numpy())
-        all_losses, accuracies = np.concatenate(all_losses), np.concatenate(accuracies)
-        return float(np.mean(all_losses)), float(np.mean(accuracies)), len(accuracies)
-
-
-class Jigsaw:
-    """The same held-out images with the model's choices at every picture step."""
-
-    def __init__(self, config, held_out, directory, chief):
-        self._config, self._held_out, self._chief = config, held_out, chief
-        self._directory = directory
-        self._history_path = directory.join("figures", "jigsaw.json")
-        self._tensors = held_out.batch(_NUM_PICTURES)
-        self._batch = {name: tensor.numpy() for name, tensor in self._tensors.items()}
-        self._history = {}
-
-    def rewind(self, step: int) -> None:
-        """Takes up the choices of the steps that a resumed run won't repeat."""
-        try:
-            with tf.io.gfile.GFile(self._history_path) as file:
-                saved = json.load(file)
-            history = {int(s): np.array(c) for s, c in saved.items() if int(s) <= step}
-        except (tf.errors.OpError, ValueError, AttributeError):
-            return  # pictures never stop a run
-        shape = self._batch["target_positions"].shape
-        self._history = {s: c for s, c in history.items() if c.shape == shape}
-
-    def draw(self, step: int) -> np.ndarray:
-        """Draws the picture of `step`; returns it as uint8 `[h, w, 3]` (zeros if not the chief)."""
-        self._history[step] = self._held_out.logits(self._tensors).numpy().argmax(-1)
-        if not self._chief:
-            return np.zeros([1, 1, 3], np.uint8)
-        history = {s: c.tolist() for s, c in self._history.items()}
-        write_atomically(self._history_path, json.dumps(history))
-        return self._write(f"jigsaw_{step:08d}.png", {step: self._history[step]})
-
-    def draw_progress(self) -> None:
-        """Draws all picture steps side by side, at most six of them, spread evenly in log(step)."""
-        if not self._chief or not self._history:
-            return
-        steps = sorted(self._history)
-        places = np.geomspace(1, len(steps), min(6, len(steps)))
-        chosen = sorted({steps[round(place) - 1] for place in places})
-        self._write("jigsaw.png", {step: self._history[step] for step in chosen})
-
-    def _write(self, name, choices_at):
-        buffer = io.BytesIO()
-        figures.draw_jigsaw(buffer, self._batch, choices_at, self._config.grid)
-        with tf.io.gfile.GFile(self._directory.join("figures", name), "wb") as file:
-            file.write(buffer.getvalue())
-        return tf.io.decode_png(buffer.getvalue(), channels=3).numpy()
 
 
 class Stop:
@@ -393,25 +347,27 @@ class Stop:
 
 
 class Progress(keras.callbacks.Callback):
-    """Logs, saves, draws and stops, at the steps that the config says."""
+    """Logs, visits, saves and stops, at the steps that the config says."""
 
     # Keeps `fit` from reading metrics at every step, for which the device would wait.
     _supports_tf_logs = True
 
-    def __init__(self, config, directory, checkpointer, jigsaw, stop, step, strategy):
+    def __init__(self, config, directory, checkpointer, visits, stop, step, strategy):
         super().__init__()
         self._config, self._directory, self._checkpointer = config, directory, checkpointer
-        self._jigsaw, self._stop = jigsaw, stop
-        self._chief = distribute.is_chief(strategy)
+        self._visits, self._stop = visits, stop
         self._workers = distribute.num_workers(strategy)
         self._start = self._saved = self._logged = step
         self._time = time.time()
-        if self._chief:
+        self._writer = None
+        if distribute.is_chief(strategy):
             self._writer = tf.summary.create_file_writer(directory.join("tensorboard"))
 
     def on_train_begin(self, logs=None):
         if self._start == 0:
-            self._draw(0)
+            for visit in self._visits:
+                if visit.at_start:
+                    visit.act(0, self._writer)
         self._time = time.time()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -435,11 +391,13 @@ class Progress(keras.callbacks.Callback):
                 )
         if logs_now:
             self._log(step, values)
+        # Before saving: a run killed in between does them again.
+        for visit in self._visits:
+            if step % visit.every == 0 or last:
+                visit.act(step, self._writer)
         if saves_now:
             self._checkpointer.save(step)
             self._saved = step
-        if step % train.picture_every == 0 or last:
-            self._draw(step)
         if stopping:
             raise Interrupted(self._stop.signum, f"stopped at step {step}; {self._resume_hint()}")
 
@@ -456,30 +414,28 @@ class Progress(keras.callbacks.Callback):
         rate = window / max(now - self._time, 1e-9)
         point = {
             "step": step,
-            "loss": values["loss"],
-            "patch_accuracy": values["patch_accuracy"],
+            **{name: value for name, value in values.items() if name != "nonfinite_steps"},
             "learning_rate": float(tf.convert_to_tensor(self.model.optimizer.learning_rate)),
-            "l2": values["l2"],
-            "gradient_norm": values["gradient_norm"],
             "images_per_second": rate * train.batch_size,
             "window": window,
         }
-        self._directory.append_metrics(point)
-        if self._chief:
+        self._directory.append("metrics.jsonl", point)
+        if self._writer is not None:
             with self._writer.as_default(step):
                 for name, value in point.items():
                     if name not in ("step", "window"):
                         tf.summary.scalar(name, value)
             self._writer.flush()
+        accuracy = self.model.accuracy_metric.name
         left = (train.steps - step) / rate
         clock = time.strftime("%H:%M:%S", time.gmtime(left % 86_400))
         logging.info(
-            "step %d/%d  loss %.4f  patch accuracy %.3f  lr %.4f  %.2f steps/s  %.0f images/s  "
-            "%dd %s left",
+            "step %d/%d  loss %.4f  %s %.3f  lr %.4f  %.2f steps/s  %.0f images/s  %dd %s left",
             step,
             train.steps,
             point["loss"],
-            point["patch_accuracy"],
+            accuracy.replace("_", " "),
+            point[accuracy],
             point["learning_rate"],
             rate,
             point["images_per_second"],
@@ -488,19 +444,3 @@ class Progress(keras.callbacks.Callback):
         )
         self.model.reset_metrics()
         self._logged, self._time = step, time.time()
-
-    def _draw(self, step):
-        picture = self._jigsaw.draw(step)
-        if self._chief:
-            with self._writer.as_default(step):
-                tf.summary.image("jigsaw", picture[None])
-            self._writer.flush()
-
-
-def _steps_per_execution(config, strategy):
-    train = config.train
-    if train.steps_per_execution:
-        return train.steps_per_execution
-    if distribute.is_tpu(strategy):
-        return math.gcd(train.log_every, train.checkpoint_every, train.picture_every)
-    return 1

@@ -47,16 +47,15 @@ class WorkDir:
         Raises:
           UserError: if the images have changed.
         """
-        data = self._read_json("data.json") or {"fingerprint": fingerprint}
+        data = self.read_json("data.json") or {"fingerprint": fingerprint}
         if data != {"fingerprint": fingerprint}:
             raise UserError(
                 f"--workdir={self.path} belongs to a run on other images than "
                 f"data.name={self._config.data.name} holds now; use another --workdir, or bring "
                 "back the very files to resume"
             )
-        if self._is_chief:
-            write_atomically(self.join("config.json"), json.dumps(to_dict(self._config), indent=2))
-            write_atomically(self.join("data.json"), json.dumps(data))
+        self.write_json("config.json", to_dict(self._config))
+        self.write_json("data.json", data)
 
     def close(self) -> None:
         """Lets go of the lock."""
@@ -68,16 +67,19 @@ class WorkDir:
 
     def result(self) -> dict | None:
         """result.json of a finished run, else None."""
-        return self._read_json("result.json")
+        return self.read_json("result.json")
 
     def write_result(self, result: dict) -> None:
-        if self._is_chief:
-            write_atomically(self.join("result.json"), json.dumps(result, indent=2) + "\n")
+        self.write_json("result.json", result)
 
-    def metrics(self) -> list:
-        """The log points so far as dicts, ascending; a line cut short by a kill is left out."""
+    def points(self, name: str) -> list:
+        """The log points in a file so far as dicts, ascending; without a line cut short by a kill.
+
+        Args:
+          name: "metrics.jsonl" or "evaluations.jsonl".
+        """
         try:
-            lines = self._read("metrics.jsonl").splitlines()
+            lines = self._read(name).splitlines()
         except tf.errors.NotFoundError:
             return []
         points = []
@@ -90,23 +92,29 @@ class WorkDir:
                 points.append(point)
         return points
 
-    def append_metrics(self, point: dict) -> None:
+    def append(self, name: str, point: dict) -> None:
         if self._is_chief:
-            with tf.io.gfile.GFile(self.join("metrics.jsonl"), "a") as file:
+            with tf.io.gfile.GFile(self.join(name), "a") as file:
                 file.write(json.dumps(point) + "\n")
 
     def rewind(self, step: int) -> None:
         """Drops log points after `step`, which a resumed run will write again."""
-        if self._is_chief and self.metrics():
-            kept = [point for point in self.metrics() if point["step"] <= step]
-            text = "".join(json.dumps(point) + "\n" for point in kept)
-            write_atomically(self.join("metrics.jsonl"), text)
+        for name in ("metrics.jsonl", "evaluations.jsonl"):
+            points = self.points(name)
+            if self._is_chief and points:
+                kept = [json.dumps(point) + "\n" for point in points if point["step"] <= step]
+                write_atomically(self.join(name), "".join(kept))
+
+    def write_json(self, name: str, value: dict) -> None:
+        if self._is_chief:
+            write_atomically(self.join(name), json.dumps(value, indent=2) + "\n")
 
     def _read(self, name):
         with tf.io.gfile.GFile(self.join(name)) as file:
             return file.read()
 
-    def _read_json(self, name):
+    def read_json(self, name: str) -> dict | None:
+        """The object in a file of the directory, None if there is no such file."""
         try:
             value = json.loads(self._read(name))
             if not isinstance(value, dict):
@@ -120,7 +128,7 @@ class WorkDir:
             ) from error
 
     def _check_config(self, config):
-        before = self._read_json("config.json")
+        before = self.read_json("config.json")
         if before is None:
             return
         try:

@@ -9,20 +9,22 @@ from selfie_tf.data.sources import Rows
 from selfie_tf.patches import split_image
 
 
-def resize_and_center(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Scales the shorter side to `size` and cuts out the central square.
+def resize_and_center(image: tf.Tensor, size: int, part: float = 1.0) -> tf.Tensor:
+    """Cuts out the central square and scales it.
 
     Args:
       image: uint8 `[h, w, 3]`.
-      size: in pixels.
+      size: of the result in pixels.
+      part: side of the square, as a part of the image's shorter side.
 
     Returns:
       uint8 `[size, size, 3]`.
     """
-    if image.shape[:2] == (size, size):
+    if image.shape[:2] == (size, size) and part == 1:
         return image
     shape = tf.shape(image)
     side = tf.minimum(shape[0], shape[1])
+    side = tf.cast(tf.round(tf.cast(side, tf.float64) * part), tf.int32)
     image = tf.image.crop_to_bounding_box(
         image, (shape[0] - side) // 2, (shape[1] - side) // 2, side, side
     )
@@ -93,18 +95,61 @@ def training_batches(
     rows = rows or Rows(config.train.batch_size)
     seed = config.train.seed
 
-    def cut(position, image):
+    def cut(position, image, _):
         # Two streams of random numbers an image: even for the crop, odd for the split.
         stream = tf.stack([tf.constant(seed, tf.int64), 2 * position])
         image = training_image(image, config, stream)
         return split_image(image, config.patches.size, config.num_context, stream + [0, 1])
 
-    batches = (
-        source.train_images(seed, start_step, rows)
-        .map(cut, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(batch_size or rows.count, drop_remainder=True)
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    images = source.train_images(seed, start_step, rows)
+    return _batch(images.map(cut, num_parallel_calls=tf.data.AUTOTUNE), batch_size or rows.count)
+
+
+def labelled_batches(
+    source, config, start_step: int = 0, rows: Rows | None = None, batch_size: int = 0
+) -> tf.data.Dataset:
+    """As `training_batches`, for finetuning: (images uint8 `[b, S, S, 3]`, labels int64 `[b]`).
+
+    `config` is a `config.FinetuneConfig`; images are cropped and mirrored as it says.
+    """
+    rows = rows or Rows(config.train.batch_size)
+    seed = config.train.seed
+
+    def augment(position, image, label):
+        stream = tf.stack([tf.constant(seed, tf.int64), 2 * position])
+        image = training_image(image, config, stream)
+        if config.data.flip:
+            image = tf.image.stateless_random_flip_left_right(image, stream + [0, 1])
+        return image, label
+
+    images = source.train_images(seed, start_step, rows)
+    images = images.map(augment, num_parallel_calls=tf.data.AUTOTUNE)
+    return _batch(images, batch_size or rows.count)
+
+
+def test_batches(source, config, rows: Rows, batch_size: int = 0) -> tf.data.Dataset:
+    """All held-out images with their labels, each once, as `labelled_batches`.
+
+    The last batch is filled up with black images of label -1, so that shapes are static.
+    """
+    size, total = config.data.image_size, rows.batch_size
+
+    def square(_, image, label):
+        return resize_and_center(image, size, config.data.test_crop), label
+
+    def fill(images, labels):
+        missing = total - tf.shape(labels)[0]
+        images = tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
+        labels = tf.pad(labels, [[0, missing]], constant_values=-1)
+        part = slice(rows.first, rows.first + rows.count)
+        return tf.ensure_shape(images, [total, size, size, 3])[part], labels[part]
+
+    images = source.held_out_images().map(square, num_parallel_calls=tf.data.AUTOTUNE)
+    return _batch(images.batch(total).map(fill).unbatch(), batch_size or rows.count)
+
+
+def _batch(elements, batch_size):
+    batches = elements.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
     options = tf.data.Options()
     options.deterministic = True
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
@@ -126,7 +171,7 @@ def held_out_batches(
       a dataset of dicts, as `training_batches`.
     """
 
-    def cut(index, image):
+    def cut(index, image, _):
         # The same crop and hidden places in every run, whatever its seed; -1 is no run's seed.
         stream = tf.stack([tf.constant(-1, tf.int64), 2 * index])
         if crop:

@@ -5,6 +5,7 @@ position g is in epoch g // N, and each epoch has its own order of the N trainin
 input can be asked for from any step, and yields what an uninterrupted run would have seen.
 """
 
+import copy
 import dataclasses
 import hashlib
 import logging
@@ -37,42 +38,94 @@ class Rows:
 class IndexedSource:
     """Images that can be read one by one: `train` and `held_out` are arrays that name them.
 
+    Args:
+      train, held_out: sequences, an entry an image.
+      labels: their labels, two int sequences; None where there are none.
+
     Attributes:
       num_train: N, training images.
       num_held_out: images for pictures and evaluation, never trained on.
+      class_names: of the labels 0, 1, ...; empty where there are none.
+      no_labels: why there are none.
       failure: the UserError that made reading fail, if it did; tf.data hides it in one of its own.
       fingerprint: str that changes when the images do, as far as can be told without reading them.
     """
 
     failure = None
     fingerprint = ""
+    class_names = ()
+    no_labels = ""
 
-    def __init__(self, train, held_out):
+    def __init__(self, train, held_out, labels=None):
         self._train, self._held_out = train, held_out
         self.num_train, self.num_held_out = len(train), len(held_out)
+        self._train_labels, self._held_out_labels = (
+            np.full(len(items), -1) if labels is None else np.asarray(labels[i], np.int64)
+            for i, items in enumerate((train, held_out))
+        )
 
-    def _load(self, items, index: tf.Tensor) -> tf.Tensor:
-        """uint8 `[h, w, 3]` image number `index` of `items`."""
-        return tf.gather(items, index)
+    def _load(self, items, index: tf.Tensor) -> tuple:
+        """uint8 `[h, w, 3]` image number `index` of `items`, and the number of the one taken."""
+        return tf.gather(items, index), index
 
     def train_images(self, seed: int, start_step: int, rows: Rows) -> tf.data.Dataset:
-        """Endless (position int64, image uint8 `[h, w, 3]`), from step `start_step` on."""
-        n = self.num_train
+        """Endless (position, image, label), from step `start_step` on.
+
+        int64, uint8 `[h, w, 3]` and int64; -1 is no label.
+        """
+        n, labels = self.num_train, tf.constant(self._train_labels)
 
         def at(k):
             position = k // rows.count * rows.batch_size + rows.first + k % rows.count
             order = tf.stack([tf.constant(seed, tf.int64), position // n])  # one per epoch
             index = tf.random.experimental.index_shuffle(position % n, order, n - 1)
-            return position, self._load(self._train, index)
+            image, taken = self._load(self._train, index)
+            return position, image, tf.gather(labels, taken)
 
         positions = tf.data.Dataset.range(start_step * rows.count, _END)
         return positions.map(at, num_parallel_calls=tf.data.AUTOTUNE)
 
     def held_out_images(self) -> tf.data.Dataset:
-        """(index int64, image uint8 `[h, w, 3]`) of every held-out image, always in one order."""
-        return tf.data.Dataset.range(self.num_held_out).map(
-            lambda i: (i, self._load(self._held_out, i)), num_parallel_calls=tf.data.AUTOTUNE
-        )
+        """(index, image, label) of every held-out image, always in one order."""
+        labels = tf.constant(self._held_out_labels)
+
+        def at(index):
+            image, taken = self._load(self._held_out, index)
+            return index, image, tf.gather(labels, taken)
+
+        numbers = tf.data.Dataset.range(self.num_held_out)
+        return numbers.map(at, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def train_ids(self) -> list:
+        """A str for every training image, by which anyone finds it again."""
+        return [str(i) for i in range(self.num_train)]
+
+    def train_labels(self) -> np.ndarray:
+        """int64 `[N]`, in the order of `train_ids`."""
+        return self._train_labels
+
+    def select(self, train: np.ndarray, held_out: np.ndarray | None = None):
+        """A source of some of the training images.
+
+        Args:
+          train: int, numbers of those to train on.
+          held_out: int, numbers of those to evaluate instead of the held-out images; None leaves
+            these.
+
+        Returns:
+          an `IndexedSource`.
+        """
+        chosen = copy.copy(self)
+        chosen._train, chosen._train_labels = _take(self._train, train), self._train_labels[train]
+        if held_out is not None:
+            chosen._held_out = _take(self._train, held_out)
+            chosen._held_out_labels = self._train_labels[held_out]
+        chosen.num_train, chosen.num_held_out = len(chosen._train), len(chosen._held_out)
+        return chosen
+
+
+def _take(items, indices):
+    return tf.gather(items, indices) if tf.is_tensor(items) else [items[i] for i in indices]
 
 
 class ShapesSource(IndexedSource):
@@ -86,30 +139,31 @@ class ShapesSource(IndexedSource):
         size = min(image_size, 64)
         train = np.arange(shapes.NUM_TRAIN)
         test = np.arange(shapes.NUM_TRAIN, shapes.NUM_TRAIN + shapes.NUM_TEST)
-        super().__init__(
-            tf.constant(shapes.draw_shapes(train, size)[0]),
-            tf.constant(shapes.draw_shapes(test, size)[0]),
-        )
+        images, labels = zip(*(shapes.draw_shapes(x, size) for x in (train, test)), strict=True)
+        super().__init__(*map(tf.constant, images), labels)
+        self.class_names = shapes.CLASS_NAMES
 
 
 class FolderSource(IndexedSource):
-    """All images below a folder, whatever its depth; class folders are not needed.
+    """All images below a folder, whatever its depth; class folders are only needed for labels.
 
     Where the folder holds no other folders than `train` and `test` (or `validation`, `val`), these
     are the training and the held-out images; else `held_out` of the images are held out.
+    An image's class is the first folder on its way from there.
 
     Args:
       path: of the folder.
+      test_split: folder of the held-out images; "" for one of the three.
       held_out: images to keep out of training; never more than a tenth, but at least one.
       min_side: shorter side in pixels that a JPEG may be shrunk to while it is decoded.
       corrupt_budget: largest part of the files that may be unreadable; one always may, unless 0.
       max_pixels: larger images count as unreadable.
 
     Raises:
-      UserError: if there is no such folder, or not two images in it.
+      UserError: if there is no such folder or split, or not two images in it.
     """
 
-    def __init__(self, path, held_out, min_side, corrupt_budget, max_pixels):
+    def __init__(self, path, test_split, held_out, min_side, corrupt_budget, max_pixels):
         if not tf.io.gfile.isdir(path):
             raise UserError(f"data.name=folder:{path}: no such folder; give an existing one")
         self._min_side, self._max_pixels = min_side, max_pixels
@@ -119,10 +173,18 @@ class FolderSource(IndexedSource):
         folders = {
             f for f in folders if f[0] not in "._" and tf.io.gfile.isdir(os.path.join(path, f))
         }
-        split = next((s for s in _HELD_OUT_SPLITS if s in folders), None)
-        if "train" in folders and folders <= {"train", *_HELD_OUT_SPLITS}:
-            train = list_images(os.path.join(path, "train"))
-            test = list_images(os.path.join(path, split)) if split else []
+        splits = [test_split] if test_split else _HELD_OUT_SPLITS
+        split = next((s for s in splits if s in folders), None)
+        if test_split and (split is None or "train" not in folders or split == "train"):
+            raise UserError(
+                f"data.test_split={test_split}: {path} does not hold the folders train and "
+                f"{test_split}, but {', '.join(sorted(folders)) or 'none'}"
+            )
+        roots = [path, path]
+        if "train" in folders and (test_split or folders <= {"train", *_HELD_OUT_SPLITS}):
+            roots = [os.path.join(path, name) for name in ("train", split or "train")]
+            train = list_images(roots[0])
+            test = list_images(roots[1]) if split else []
         else:
             train, test = list_images(path), []
         if not test:
@@ -136,9 +198,34 @@ class FolderSource(IndexedSource):
                 f"expected at least two files ending in {', '.join(IMAGE_SUFFIXES)}"
             )
         logging.info("%s: %d training and %d held-out images", path, len(train), len(test))
-        super().__init__(train, test)
+        super().__init__(train, test, self._label(train, test, roots))
+        self._path = path
         names = [os.path.relpath(name, path) for name in (*train, *test)]
         self.fingerprint = hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+    def _label(self, train, test, roots):
+        """Labels of both lists, or None; sets `class_names` or `no_labels`."""
+        classes = [
+            [os.path.relpath(name, root).rpartition("/")[0].partition("/")[0] for name in names]
+            for names, root in zip((train, test), roots, strict=True)
+        ]
+        known = sorted(set(classes[0]))
+        for names, found in zip((train, test), classes, strict=True):
+            for name, label in zip(names, found, strict=True):
+                if not label:
+                    self.no_labels = f"{name} lies in no class folder"
+                elif label not in known:
+                    self.no_labels = f"{name} is of a class that has no training images"
+        if not self.no_labels and len(known) < 2:
+            self.no_labels = f"all images are of one class, {known[0]}"
+        if self.no_labels:
+            return None
+        self.class_names = tuple(known)
+        return [[known.index(label) for label in found] for found in classes]
+
+    def train_ids(self) -> list:
+        """Paths below the folder."""
+        return [os.path.relpath(name, self._path) for name in self._train]
 
     def _load(self, items, index):
         def load(i):
@@ -149,14 +236,15 @@ class FolderSource(IndexedSource):
                 if path in self._corrupt:
                     continue
                 try:
-                    return read_image(path, self._max_pixels, self._min_side)
+                    image = read_image(path, self._max_pixels, self._min_side)
+                    return image, np.int64((i + k) % len(items))
                 except Exception as error:  # decoders throw whatever they like
                     self._count(path, error)
             self.failure = UserError(f"none of {len(items)} images is readable, not even {path}")
             raise self.failure
 
-        image = tf.numpy_function(load, [index], tf.uint8)
-        return tf.ensure_shape(image, [None, None, 3])
+        image, taken = tf.numpy_function(load, [index], [tf.uint8, tf.int64])
+        return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(taken, [])
 
     def _count(self, path, error):
         self._corrupt[path] = str(error)
@@ -179,6 +267,7 @@ class TFDSSource:
     Args:
       name: as TFDS has it, `NAME[/CONFIG][:VERSION]`.
       data_dir: TFDS's folder of prepared datasets; "" for its default.
+      test_split: the held-out split; "" for one of these.
       held_out, shuffle_buffer: see `config.DataConfig`.
       download: whether TFDS may fetch and prepare it.
 
@@ -189,8 +278,10 @@ class TFDSSource:
     """
 
     failure = None
+    class_names = ()
+    no_labels = ""
 
-    def __init__(self, name, data_dir, held_out, shuffle_buffer, download=False):
+    def __init__(self, name, data_dir, test_split, held_out, shuffle_buffer, download=False):
         import tensorflow_datasets as tfds  # slow, and of no use to the other sources
 
         culprit = f"data.name=tfds:{name}"
@@ -210,16 +301,31 @@ class TFDSSource:
             )
         if "train" not in splits:
             raise UserError(f"{culprit}: has no train split, only {', '.join(splits)}")
-        images = [k for k, f in builder.info.features.items() if isinstance(f, tfds.features.Image)]
+        if test_split and test_split not in splits:
+            raise UserError(
+                f"data.test_split={test_split}: {culprit} has no such split, only "
+                f"{', '.join(splits)}"
+            )
+        features = builder.info.features
+        images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
         if not images:
             raise UserError(f"{culprit}: has no image feature; an image dataset is needed")
         if builder.info.file_format.value != "tfrecord":
             raise UserError(
                 f"{culprit}: is stored as {builder.info.file_format.value}; prepare it as tfrecord"
             )
-        self._features, self._image_key = builder.info.features, images[0]
+        self._features, self._image_key = features, images[0]
+        labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+        self._label_key = "label" if "label" in labels else labels[0] if labels else None
+        if labels:
+            label = features[self._label_key]
+            self.class_names = tuple(label.int2str(i) for i in range(label.num_classes))
+            self._label_alone = tfds.features.FeaturesDict({self._label_key: label})
+        else:
+            self.no_labels = f"{culprit} has no class labels"
         self._buffer = shuffle_buffer
-        test = next((s for s in _HELD_OUT_SPLITS if s in splits), None)
+        splits_to_try = [test_split] if test_split else _HELD_OUT_SPLITS
+        test = next((s for s in splits_to_try if s in splits), None)
         train = splits["train"]
         if test is None:
             count = min(held_out, train.num_examples // 10)
@@ -252,24 +358,82 @@ class TFDSSource:
             lambda position, _: (position % rows.batch_size >= rows.first)
             & (position % rows.batch_size < rows.first + rows.count)
         )
-        return records.map(self._parse, num_parallel_calls=tf.data.AUTOTUNE)
+        return records.map(self.parse, num_parallel_calls=tf.data.AUTOTUNE)
 
     def held_out_images(self) -> tf.data.Dataset:
         """As `IndexedSource.held_out_images`."""
-        return _read(self._test).enumerate().map(self._parse, num_parallel_calls=tf.data.AUTOTUNE)
+        return _read(self._test).enumerate().map(self.parse, num_parallel_calls=tf.data.AUTOTUNE)
 
-    def _parse(self, position, record):
-        image = self._features.deserialize_example(record)[self._image_key]
+    def train_ids(self) -> list:
+        """As TFDS names its examples: file and number within it."""
+        return [
+            f"{os.path.basename(str(file.filename))}__{i}"
+            for file in self._train
+            for i in range(file.skip, file.skip + file.take)
+        ]
+
+    def train_labels(self) -> np.ndarray:
+        """As `IndexedSource.train_labels`; reads every record of the split."""
+        labels = _read(self._train, in_turn=True).map(
+            self.label, num_parallel_calls=tf.data.AUTOTUNE
+        )
+        return np.concatenate([batch.numpy() for batch in labels.batch(4096)])
+
+    def select(self, train: np.ndarray, held_out: np.ndarray | None = None):
+        """As `IndexedSource.select`; holds the chosen records in memory, as they are stored."""
+        wanted = np.zeros(self.num_train, bool)
+        wanted[train] = True
+        if held_out is not None:
+            wanted[held_out] = True
+        records = _read(self._train, in_turn=True).enumerate()
+        table = tf.constant(wanted)
+        chosen = dict(records.filter(lambda i, _: tf.gather(table, i)).as_numpy_iterator())
+        size = sum(map(len, chosen.values())) / 1e9
+        logging.info("%d labelled records are held in memory (%.2f GB)", len(chosen), size)
+        held_out = () if held_out is None else held_out
+        return _RecordsSource(self, [chosen[i] for i in train], [chosen[i] for i in held_out])
+
+    def label(self, record: tf.Tensor) -> tf.Tensor:
+        """int64 label of one raw record, without decoding its image."""
+        return self._label_alone.deserialize_example(record)[self._label_key]
+
+    def parse(self, position, record: tf.Tensor) -> tuple:
+        """(position, image, label) of one raw record."""
+        example = self._features.deserialize_example(record)
+        label = tf.constant(-1, tf.int64) if not self._label_key else example[self._label_key]
+        image = example[self._image_key]
         if image.dtype != tf.uint8:
             image = tf.image.convert_image_dtype(image, tf.uint8)
         channels = image.shape[-1]
         if channels == 1:
             image = tf.image.grayscale_to_rgb(image)
-        return position, image[..., :3]
+        return position, image[..., :3], label
 
 
-def _read(instructions, order=None) -> tf.data.Dataset:
-    """Raw records of TFDS file instructions; `order`, int64 `[2]`, shuffles the files."""
+class _RecordsSource(IndexedSource):
+    """Some records of a `TFDSSource` in memory; held out are others of them, or as there."""
+
+    def __init__(self, whole, train, held_out):
+        labels = [[int(whole.label(record)) for record in records] for records in (train, held_out)]
+        super().__init__(tf.constant(train), tf.constant(held_out, tf.string), labels)
+        self._whole = whole
+        self.class_names, self.fingerprint = whole.class_names, whole.fingerprint
+        if not held_out:
+            self.num_held_out = whole.num_held_out
+            self.held_out_images = whole.held_out_images
+
+    def _load(self, items, index):
+        return self._whole.parse(index, tf.gather(items, index))[1], index
+
+
+def _read(instructions, order=None, in_turn=False) -> tf.data.Dataset:
+    """Raw records of TFDS file instructions.
+
+    Args:
+      instructions: of a split.
+      order: int64 `[2]`, shuffles the files.
+      in_turn: one file after the other, instead of several at a time.
+    """
     files = [str(i.filename) for i in instructions]
     spans = [(i.skip, i.take) for i in instructions]
     index = tf.range(len(files), dtype=tf.int64)
@@ -280,7 +444,7 @@ def _read(instructions, order=None) -> tf.data.Dataset:
     )
     return shards.interleave(
         lambda file, span: tf.data.TFRecordDataset(file).skip(span[0]).take(span[1]),
-        cycle_length=min(16, len(files)),
+        cycle_length=1 if in_turn else min(16, len(files)),
         block_length=16,
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
@@ -341,18 +505,29 @@ def make_source(config, data_dir: str = "", download: bool = False, remote: bool
     if kind == "builtin":
         if rest != "shapes":
             raise UserError(f"data.name={data.name}: the only built-in images are builtin:shapes")
+        if data.test_split not in ("", "test"):
+            raise UserError(f"data.test_split={data.test_split}: builtin:shapes has train and test")
         source = ShapesSource(data.image_size)
     elif kind == "folder":
         least = data.image_size
         if data.crop == "random_resized":
             least = int(np.ceil(least * (4 / 3) ** 0.5 * data.min_crop_area**-0.5))
         path = os.path.expanduser(rest)
-        source = FolderSource(path, data.held_out, least, data.corrupt_budget, data.max_pixels)
+        source = FolderSource(
+            path, data.test_split, data.held_out, least, data.corrupt_budget, data.max_pixels
+        )
     else:
-        source = TFDSSource(rest, data_dir, data.held_out, data.shuffle_buffer, download)
+        source = TFDSSource(
+            rest, data_dir, data.test_split, data.held_out, data.shuffle_buffer, download
+        )
+    check_batch(config, source)
+    return source
+
+
+def check_batch(config, source) -> None:
+    """Raises UserError if `source` has fewer training images than a batch."""
     if source.num_train < config.train.batch_size:
         raise UserError(
-            f"data.name={data.name} has {source.num_train} training images, fewer than one batch: "
-            f"lower --config.train.batch_size={config.train.batch_size}"
+            f"data.name={config.data.name} has {source.num_train} training images, fewer than one "
+            f"batch: lower --config.train.batch_size={config.train.batch_size}"
         )
-    return source

@@ -8,6 +8,7 @@ from selfie_tf.layers.attention_pooling import AttentionPooling
 from selfie_tf.layers.positions import FactorizedPositions, LearnedPositions
 from selfie_tf.layers.resnet import ResNetV2
 from selfie_tf.losses import l2_penalty, patch_accuracy, patch_classification_loss
+from selfie_tf.models.steps import descend
 
 
 def normalize(images: tf.Tensor, dtype) -> tf.Tensor:
@@ -198,13 +199,7 @@ class SelfiePretrainer(keras.Model):
             loss = tf.reduce_mean(losses)
             l2 = self.weight_decay * l2_penalty(self.trainable_variables)
             scaled = (loss + l2) / replicas  # gradients are summed over replicas
-        gradients = tape.gradient(scaled, self.trainable_variables)
-        if replicas > 1:
-            gradients = tf.distribute.get_replica_context().all_reduce("sum", gradients)
-        self.optimizer.apply_gradients(
-            zip(gradients, self.trainable_variables), skip_gradients_aggregation=True
-        )
-        norm = tf.linalg.global_norm(gradients)
+        norm = descend(self, tape, scaled)
         self.l2_metric.update_state(l2)
         self.gradient_norm_metric.update_state(norm)
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)

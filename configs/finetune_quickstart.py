@@ -1,0 +1,24 @@
+"""A small classifier on few labels of the built-in images (`make quickstart`).
+
+    python bin/finetune.py --config=configs/finetune_quickstart.py --workdir=runs/few_labels \
+        --config.init_from=runs/quickstart
+"""
+
+from selfie_tf.config import FinetuneConfig
+
+
+def get_config() -> FinetuneConfig:
+    config = FinetuneConfig()
+    config.data.name = "builtin:shapes"
+    config.data.label_fraction = 0.05
+    config.model.width = 8
+    config.model.num_heads = 4
+    config.model.mlp_dim = 80
+    config.optimizer.learning_rate = 0.05
+    config.optimizer.warmup_steps = 20
+    config.train.steps = 300
+    config.train.batch_size = 64
+    config.train.checkpoint_every = 100
+    config.train.eval_every = 100
+    config.train.log_every = 20
+    return config

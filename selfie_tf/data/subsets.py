@@ -1,0 +1,163 @@
+"""Labelled subsets: few labels, class-balanced, and the same for everyone (section 3.1)."""
+
+import json
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from selfie_tf.errors import UserError
+
+
+def choose(ids, labels, names, fraction: float, per_class: int = 0, seed: int = 0) -> np.ndarray:
+    """Draws part of the images of every class.
+
+    The part is a function of the seed and the class's ids, whatever their order, and smaller parts
+    are contained in larger ones.
+
+    Args:
+      ids: N strings.
+      labels: int `[N]`.
+      names: of the classes, for messages.
+      fraction: of each class, rounded to whole images, in [0, 1].
+      per_class: images of each class, instead; 0 for the fraction.
+      seed: int.
+
+    Returns:
+      int `[M]`, indices into `ids`, ascending.
+
+    Raises:
+      UserError: if a class has fewer than `per_class` images, or is left without an image.
+    """
+    ids, labels = np.asarray(ids), np.asarray(labels)
+    chosen = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        count = per_class or round(fraction * len(members))
+        if count > len(members):
+            raise UserError(
+                f"data.labels_per_class={per_class}: class {names[label]!r} has only "
+                f"{len(members)} images; give a smaller number"
+            )
+        if not count:
+            raise UserError(
+                f"data.label_fraction={fraction} leaves class {names[label]!r} of {len(members)} "
+                "images without one; give a larger fraction, or data.labels_per_class"
+            )
+        members = members[np.argsort(ids[members])]
+        # RandomState, whose numbers NumPy promises not to change.
+        order = np.random.RandomState([seed, label]).permutation(len(members))
+        chosen.append(members[order[:count]])
+    return np.sort(np.concatenate(chosen))
+
+
+def split(ids, labels, names, fraction: float, seed: int = 0) -> tuple:
+    """Splits labelled images into those to train on and those to tune on, class by class.
+
+    Args:
+      ids, labels, names, seed: as in `choose`.
+      fraction: of each class, to tune on; at least one image.
+
+    Returns:
+      two int arrays of indices into `ids`, ascending: to train on, to tune on.
+
+    Raises:
+      UserError: if a class has a single image.
+    """
+    ids, labels = np.asarray(ids), np.asarray(labels)
+    tune = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if len(members) < 2:
+            raise UserError(
+                f"data.validation_fraction={fraction}: class {names[label]!r} has a single "
+                "labelled image; at least two are needed"
+            )
+        members = members[np.argsort(ids[members])]
+        # Another order than `choose` has, where the images to tune on would be the first drawn.
+        order = np.random.RandomState([seed, label, 1]).permutation(len(members))
+        tune.append(members[order[: max(1, round(fraction * len(members)))]])
+    tune = np.sort(np.concatenate(tune))
+    return np.setdiff1d(np.arange(len(ids)), tune), tune
+
+
+def labelled_source(source, data) -> tuple:
+    """The part of `source` that a finetuning run may use.
+
+    Args:
+      source: see `sources.make_source`.
+      data: a `config.LabelledDataConfig`.
+
+    Returns:
+      the source to train on and to evaluate, and the subset as a dict for subset.json:
+      `ids` of all labelled images and `validation_ids` of those among them that are evaluated and
+      not trained on; both "all" and [] where the source is used whole.
+
+    Raises:
+      UserError: if there are no labels, a class is left without an image, or the file names images
+        that are not there.
+    """
+    if source.no_labels:
+        raise UserError(
+            f"data.name={data.name}: {source.no_labels}; finetuning needs labels: one folder a "
+            "class (PATH/CLASS/*.jpg, or PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg)"
+        )
+    wanted = _read_ids(data.subset_file) if data.subset_file else "all"
+    partial = data.label_fraction < 1 or data.labels_per_class
+    about = {"data": data.name, "class_names": list(source.class_names)}
+    if wanted == "all" and not partial and not data.validation_fraction:
+        return source, {**about, "images": source.num_train, "ids": "all", "validation_ids": []}
+    ids, labels = np.asarray(source.train_ids()), source.train_labels()
+    if labels.min() < 0:
+        raise UserError(f"data.name={data.name}: some of its training images have no label")
+    names = source.class_names
+    chosen = np.arange(len(ids))
+    if wanted != "all":
+        chosen = _find(wanted, ids, data.subset_file)
+    missing = sorted(set(range(len(names))) - set(labels[chosen]))
+    if missing:
+        where = f"data.subset_file={data.subset_file}" if wanted != "all" else data.name
+        raise UserError(f"{where}: no labelled image of class {names[missing[0]]!r}; add some")
+    if partial:
+        fraction, count = data.label_fraction, data.labels_per_class
+        chosen = choose(ids, labels, names, fraction, count, data.subset_seed)
+    train, tune = chosen, None
+    if data.validation_fraction:
+        parts = split(
+            ids[chosen], labels[chosen], names, data.validation_fraction, data.subset_seed
+        )
+        train, tune = (chosen[part] for part in parts)
+    subset = {
+        **about,
+        "images": len(chosen),
+        "ids": ids[chosen].tolist(),
+        "validation_ids": [] if tune is None else ids[tune].tolist(),
+    }
+    return source.select(train, tune), subset
+
+
+def _read_ids(path):
+    path = os.path.expanduser(path)
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            ids = json.load(file)["ids"]
+        if ids != "all" and not (ids and all(isinstance(i, str) for i in ids)):
+            raise ValueError("its `ids` are no list of strings")
+        return ids
+    except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise UserError(
+            f"data.subset_file={path}: cannot be used ({reason}); give the subset.json of a "
+            "finetuning run"
+        ) from error
+
+
+def _find(wanted, ids, path):
+    place = {name: i for i, name in enumerate(ids)}
+    lost = [name for name in wanted if name not in place]
+    if lost:
+        raise UserError(
+            f"data.subset_file={path}: {len(lost)} of its {len(wanted)} ids are not among the "
+            f"training images, e.g. {lost[0]!r}; give the data that the file was made from"
+        )
+    return np.unique([place[name] for name in wanted])

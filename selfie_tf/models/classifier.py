@@ -1,0 +1,289 @@
+"""Image classifiers that finetuning trains (section 2.3), from pretrained weights or afresh."""
+
+import tensorflow as tf
+import tf_keras as keras
+
+from selfie_tf.errors import UserError
+from selfie_tf.layers.attention import at_least_float32
+from selfie_tf.layers.attention_pooling import AttentionPooling
+from selfie_tf.layers.positions import FactorizedPositions, LearnedPositions
+from selfie_tf.layers.resnet import ResNetV2
+from selfie_tf.losses import classification_loss, l2_penalty, top_k
+from selfie_tf.models.selfie import normalize
+from selfie_tf.models.steps import descend
+from selfie_tf.patches import patchify
+
+TOP5_FROM = 20  # classes; with fewer, top-5 says little
+
+
+class Classifier(keras.Model):
+    """ResNet-50 v2, or P and attention pooling (Figure 5, Table 2), and a dense layer.
+
+    "resnet50" is the whole network over the full image, then global average pooling. Groups 1 to 3
+    and the stem are those of P.
+
+    "resnet36_attention" is P over the full image, its feature map averaged onto the pretraining's
+    grid, so that A sees a sequence of the length and with the positions that it was trained on.
+    With `patch_by_patch` P sees each patch alone instead, as in pretraining.
+
+    Args:
+      num_classes: K.
+      image_size: side S of the images in pixels.
+      head: "resnet50" or "resnet36_attention".
+      grid: patches a side ("resnet36_attention"); must divide the feature map's side, or S with
+        `patch_by_patch`.
+      patch_by_patch: see above.
+      width, stem, attention_layers, num_heads, mlp_dim, dropout_rate, position, norm_momentum,
+      norm_synchronized, seed: as in `models.selfie.SelfiePretrainer`.
+      weight_decay: factor of the L2 penalty in the loss.
+
+    Attributes:
+      backbone: a `ResNetV2` of four groups, or of three.
+      positions, attention_pooling: as in `SelfiePretrainer`; None with "resnet50".
+      head: the dense layer.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_size: int = 32,
+        head: str = "resnet50",
+        grid: int = 4,
+        patch_by_patch: bool = False,
+        width: int = 64,
+        stem: str = "small",
+        attention_layers: int = 3,
+        num_heads: int = 32,
+        mlp_dim: int = 640,
+        dropout_rate: float = 0.1,
+        position: str = "learned",
+        weight_decay: float = 1e-4,
+        norm_momentum: float = 0.9,
+        norm_synchronized: bool = False,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self._arguments = {
+            "num_classes": num_classes,
+            "image_size": image_size,
+            "head": head,
+            "grid": grid,
+            "patch_by_patch": patch_by_patch,
+            "width": width,
+            "stem": stem,
+            "attention_layers": attention_layers,
+            "num_heads": num_heads,
+            "mlp_dim": mlp_dim,
+            "dropout_rate": dropout_rate,
+            "position": position,
+            "weight_decay": weight_decay,
+            "norm_momentum": norm_momentum,
+            "norm_synchronized": norm_synchronized,
+            "seed": seed,
+        }
+        if head not in ("resnet50", "resnet36_attention"):
+            raise ValueError(f"head={head!r}: expected 'resnet50' or 'resnet36_attention'")
+        if position not in ("learned", "factorized"):
+            raise ValueError(f"position={position!r}: expected 'learned' or 'factorized'")
+        attention = head == "resnet36_attention"
+        self.num_classes, self.image_size, self.grid = num_classes, image_size, grid
+        self.patch_by_patch, self.weight_decay = attention and patch_by_patch, weight_decay
+        self.backbone = ResNetV2(
+            width=width,
+            num_groups=3 if attention else 4,
+            stem=stem,
+            norm_momentum=norm_momentum,
+            synchronized=norm_synchronized,
+            name="backbone",
+        )
+        self.positions = self.attention_pooling = None
+        self.feature_dim = (16 if attention else 32) * width
+        if attention:
+            positions = LearnedPositions if position == "learned" else FactorizedPositions
+            self.positions = positions(grid, grid, self.feature_dim, name="positions")
+            self.attention_pooling = AttentionPooling(
+                attention_layers,
+                num_heads,
+                mlp_dim,
+                dropout_rate,
+                1000 * seed,  # blocks count on from here
+                name="attention_pooling",
+            )
+        # Logits in float32 also under mixed precision.
+        dtype = None if self.compute_dtype == "float64" else "float32"
+        self.head = keras.layers.Dense(num_classes, dtype=dtype, name="head")
+        self.loss_metric = keras.metrics.Mean(name="loss")
+        self.accuracy_metric = keras.metrics.Mean(name="top1")
+        self.l2_metric = keras.metrics.Mean(name="l2")
+        self.gradient_norm_metric = keras.metrics.Mean(name="gradient_norm")
+        self.nonfinite_metric = keras.metrics.Sum(name="nonfinite_steps")
+
+    def build(self, input_shape=None):
+        """Builds every weight."""
+        size = self.image_size // self.grid if self.patch_by_patch else self.image_size
+        side = self.backbone.compute_output_shape([None, size, size, 3])[1]
+        if self.attention_pooling and not self.patch_by_patch and side % self.grid:
+            raise ValueError(
+                f"the {side}x{side} feature map of {self.image_size}-pixel images cannot be "
+                f"averaged onto grid={self.grid}"
+            )
+        for layer, shape in (
+            (self.backbone, [None, size, size, 3]),
+            (self.positions, [None, None]),
+            (self.attention_pooling, [None, None, self.feature_dim]),
+            (self.head, [None, self.feature_dim]),
+        ):
+            if layer is not None:
+                with tf.name_scope(layer.name):
+                    layer.build(shape)
+        self.built = True
+
+    def features(self, images: tf.Tensor, training=None) -> tf.Tensor:
+        """What the last dense layer sees.
+
+        Args:
+          images: uint8 or float in [0, 255], `[B, S, S, 3]`.
+
+        Returns:
+          `[B, D]` in the compute dtype; D = 32 * width ("resnet50") or 16 * width.
+        """
+        if self.attention_pooling is None:
+            x = self.backbone(normalize(images, self.compute_dtype), training=training)
+            return tf.reduce_mean(x, axis=[1, 2])
+        cells = self.grid**2
+        if self.patch_by_patch:
+            x = patchify(images, self.image_size // self.grid)  # [B, N, p, p, 3]
+            x = tf.reshape(x, [-1, *x.shape[2:]])  # [B * N, p, p, 3]
+            x = self.backbone(normalize(x, self.compute_dtype), training=training)
+            x = tf.reduce_mean(x, axis=[1, 2])  # [B * N, D]
+        else:
+            x = self.backbone(normalize(images, self.compute_dtype), training=training)
+            side = x.shape[1] // self.grid
+            x = tf.nn.avg_pool2d(x, side, side, "VALID")  # [B, grid, grid, D]
+        x = tf.reshape(x, [-1, cells, self.feature_dim])  # [B, N, D]
+        x += self.positions(tf.range(cells)[None])
+        return self.attention_pooling(x, training=training)
+
+    def call(self, images: tf.Tensor, training=None) -> tf.Tensor:
+        """Args: images, see `features`. Returns: logits `[B, K]`, float32 (or float64)."""
+        features = self.features(images, training=training)
+        return at_least_float32(self.head(at_least_float32(features)))
+
+    @property
+    def metrics(self):
+        return [
+            self.loss_metric,
+            self.accuracy_metric,
+            self.l2_metric,
+            self.gradient_norm_metric,
+            self.nonfinite_metric,
+        ]
+
+    def train_step(self, data) -> dict:
+        """One optimizer step; `data` is (images `[B, S, S, 3]`, labels int `[B]`)."""
+        images, labels = data
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        with tf.GradientTape() as tape:
+            logits = self(images, training=True)
+            losses = classification_loss(logits, labels)  # [B]
+            loss = tf.reduce_mean(losses)
+            l2 = self.weight_decay * l2_penalty(self.trainable_variables)
+            scaled = (loss + l2) / replicas  # gradients are summed over replicas
+        norm = descend(self, tape, scaled)
+        self.l2_metric.update_state(l2)
+        self.gradient_norm_metric.update_state(norm)
+        finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
+        self.nonfinite_metric.update_state(1.0 - tf.cast(finite, tf.float32))
+        return self._updated(losses, logits, labels)
+
+    def test_step(self, data) -> dict:
+        """Loss and top-1 accuracy of (images, labels)."""
+        images, labels = data
+        logits = self(images, training=False)
+        result = self._updated(classification_loss(logits, labels), logits, labels)
+        return {name: result[name] for name in ("loss", "top1")}
+
+    def predict_step(self, images) -> tf.Tensor:
+        return self(images[0] if isinstance(images, tuple) else images, training=False)
+
+    def _updated(self, losses, logits, labels):
+        self.loss_metric.update_state(losses)
+        self.accuracy_metric.update_state(top_k(logits, labels, 1))
+        return {metric.name: metric.result() for metric in self.metrics}
+
+    def get_config(self):
+        return {**super().get_config(), **self._arguments}
+
+    def get_build_config(self):
+        return {}
+
+    def build_from_config(self, config):
+        self.build()
+
+
+def load_pretrained_weights(classifier: Classifier, pretrainer, origin: str) -> dict:
+    """Copies P, and A and the positions where the classifier has them.
+
+    Args:
+      classifier: built.
+      pretrainer: a built `models.selfie.SelfiePretrainer`.
+      origin: what messages call it.
+
+    Returns:
+      `loaded`, `fresh` and `unused`: lists of the names of the classifier's tensors that were
+      loaded and those that keep their initial values, and of the pretrainer's that have no place.
+
+    Raises:
+      UserError: on the first tensor that differs; nothing is loaded then.
+    """
+    pairs = [(pretrainer.patch_network, classifier.backbone)]
+    if classifier.attention_pooling is not None:
+        if pretrainer.attention_pooling is None:
+            raise UserError(f"{origin} has no attention pooling: give --config.model.head=resnet50")
+        pairs.append((pretrainer.positions, classifier.positions))
+        pairs.append((pretrainer.attention_pooling, classifier.attention_pooling))
+    assignments, unused = [], []
+    for source, target in pairs:
+        found, wanted = _by_name(source), _by_name(target)
+        for name, variable in wanted.items():
+            # A fourth group follows P, so P's last normalisation has no place, nor it P's.
+            if target is classifier.backbone and classifier.attention_pooling is None:
+                if name.startswith(("group4/", "final_norm/")):
+                    continue
+            shape = tuple(found[name].shape) if name in found else "not there"
+            if shape != tuple(variable.shape):
+                raise UserError(
+                    f"{origin} does not fit: {source.name}/{name} is {shape} there and "
+                    f"{tuple(variable.shape)} here; give --config.model.width and the like as they "
+                    "were in pretraining"
+                )
+            assignments.append((variable, found.pop(name)))
+        rest = [f"{source.name}/{name}" for name in found]
+        unused += rest
+        too_many = [name for name in rest if "/final_norm/" not in name]
+        if too_many:
+            raise UserError(
+                f"{origin} does not fit: {too_many[0]} is not there in this model; give "
+                "--config.model.attention_layers and the like as they were in pretraining"
+            )
+    for variable, value in assignments:
+        variable.assign(tf.cast(value, variable.dtype))
+    loaded = {variable.name for variable, _ in assignments}
+    weights = [v.name for v in (*classifier.trainable_weights, *classifier.non_trainable_weights)]
+    states = [name for name in weights if "/" in name]  # the others are metrics
+    return {
+        "loaded": [_plain(name) for name in states if name in loaded],
+        "fresh": [_plain(name) for name in states if name not in loaded],
+        "unused": unused,
+    }
+
+
+def _by_name(layer) -> dict:
+    """{name below the layer: variable}, without the counts of dropout's calls."""
+    named = {_plain(v.name).partition("/")[2]: v for v in layer.weights}
+    return {name: v for name, v in named.items() if not name.endswith("/calls")}
+
+
+def _plain(name):
+    return name.split(":")[0]
