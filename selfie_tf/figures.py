@@ -133,6 +133,33 @@ def draw_finetuning(path, runs: dict, split: str = "test") -> None:
     _save(figure, path)
 
 
+def draw_confusion(path, matrix: np.ndarray, names) -> None:
+    """Draws a confusion matrix as a PNG, each row as parts of its class's images.
+
+    Args:
+      path: file name, or a file open for writing.
+      matrix: int `[K, K]`, how often class i (row) was answered by class j (column).
+      names: K strings; up to 20 of them are written out, and the parts in per cent.
+    """
+    count = len(names)
+    parts = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = max(4.0, 0.45 * count) if count <= 20 else 8.0
+    figure, axes = _figure(1, 1, (side + 1.6, side + 0.8))
+    axis = axes[0, 0]
+    image = axis.imshow(parts, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    figure.colorbar(image, ax=axis, label="part of the class's images", shrink=0.8)
+    axis.set_xlabel("answer")
+    axis.set_ylabel("class")
+    if count <= 20:
+        axis.set_xticks(range(count), names, rotation=60, ha="right", rotation_mode="anchor")
+        axis.set_yticks(range(count), names)
+        for i, j in np.argwhere(matrix):
+            color = "white" if parts[i, j] > 0.5 else "black"
+            text = f"{100 * parts[i, j]:.0f}"
+            axis.text(j, i, text, ha="center", va="center", fontsize=8, color=color)
+    _save(figure, path)
+
+
 def _figure(rows, columns, inches):
     from matplotlib.figure import Figure  # slow to import, and needs no display this way
 

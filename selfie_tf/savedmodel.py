@@ -20,7 +20,7 @@ _INFO = "selfie_tf.json"
 
 
 def write(
-    path: str, model: keras.Model, function, image_size: int, class_names, info: dict, card: str
+    path: str, model: keras.Model, function, image_size: int, class_names, info: dict, card
 ) -> None:
     """Writes an export; it is there whole or not at all.
 
@@ -32,7 +32,7 @@ def write(
       image_size: S.
       class_names: K strings; none for features.
       info: JSON values to keep with it, `step` among them; see `read_info`.
-      card: text of its README.md.
+      card: ({file: sha256}) -> text of its README.md.
 
     Raises:
       UserError: if there is something at `path`, or it cannot be written.
@@ -46,7 +46,7 @@ def write(
         root = _reusable(model, function, image_size, class_names, weights)
         tf.saved_model.save(root, temporary, signatures=root.signatures_to_save)
         with open(os.path.join(temporary, "README.md"), "w") as file:
-            file.write(card)
+            file.write(card(_digests(temporary)))
         info = {
             **info,
             "class_names": list(class_names),
@@ -89,7 +89,6 @@ def _reusable(model, function, image_size, class_names, weights):
             "class": tf.gather(tf.constant(class_names), best),
         }
 
-    root.signatures_to_save = {}
     signatures = {
         name: tf.function(serve, input_signature=[tf.TensorSpec(shape, dtype, "images")])
         for name, dtype in (("serving_default", tf.uint8), ("serving_float32", tf.float32))

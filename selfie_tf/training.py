@@ -18,7 +18,7 @@ import tf_keras as keras
 import selfie_tf
 from selfie_tf import distribute, savedmodel
 from selfie_tf.checkpoints import Checkpointer
-from selfie_tf.config import from_dict
+from selfie_tf.config import Config, FinetuneConfig, from_dict
 from selfie_tf.data.sources import Rows
 from selfie_tf.errors import Interrupted, UserError
 from selfie_tf.optimizers import make_optimizer, warmup_cosine
@@ -159,21 +159,15 @@ def load_run(path: str, kind: type, build) -> LoadedRun:
       UserError: if there is no such thing in `path`, or it is of the other kind or damaged.
     """
     info = savedmodel.read_info(path)
-    if info is not None:
-        values, class_names = info["config"], info["class_names"]
-    else:
-        values, class_names = _read_json(path, "config.json"), ()
-        if values is None:
-            raise UserError(
-                f"{path}: no config.json in it; give the work directory of a run, or an export"
-            )
-        class_names = (_read_json(path, "subset.json") or {}).get("class_names", ())
-    config = from_dict(values)
+    config = from_dict(_config_values(path, info))
     if not isinstance(config, kind):
-        found, wanted = "finetuning", "pretraining"
-        if kind.__name__ != "Config":
-            found, wanted = wanted, found
+        kinds = {Config: "pretraining", FinetuneConfig: "finetuning"}
+        found, wanted = kinds[type(config)], kinds[kind]
         raise UserError(f"{path} is of a {found} run; give one of a {wanted} run")
+    if info is None:
+        class_names = (_read_json(path, "subset.json") or {}).get("class_names", ())
+    else:
+        class_names = info["class_names"]
     policy = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy(
         "float64" if config.train.precision == "float64" else "float32"
@@ -193,6 +187,24 @@ def load_run(path: str, kind: type, build) -> LoadedRun:
             raise UserError(f"{path}: no checkpoint in it yet")
     origin = f"{path} ({config.data.name}, step {step} of {config.train.steps})"
     return LoadedRun(model, config, tuple(class_names), step, origin)
+
+
+def is_finetuning(path: str) -> bool:
+    """Whether a work directory or export is of a finetuning run.
+
+    Raises:
+      UserError: if there is neither in `path`.
+    """
+    return isinstance(from_dict(_config_values(path, savedmodel.read_info(path))), FinetuneConfig)
+
+
+def _config_values(path, info):
+    values = _read_json(path, "config.json") if info is None else info["config"]
+    if values is None:
+        raise UserError(
+            f"{path}: no config.json in it; give the work directory of a run, or an export"
+        )
+    return values
 
 
 def _read_json(folder, name):

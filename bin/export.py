@@ -1,0 +1,26 @@
+#!/usr/bin/env python
+"""Writes what a run has learnt as a SavedModel: features or a classifier, to serve or finetune.
+
+python bin/export.py --workdir=runs/few_labels --output=exports/classifier
+python bin/export.py --workdir=runs/quickstart --output=exports/features
+"""
+
+import os
+
+import _main
+from absl import flags
+
+flags.DEFINE_string("workdir", "", "Folder of a pretraining or finetuning run (required).")
+OUTPUT = flags.DEFINE_string("output", "", "Folder to make (required).")
+
+
+def main():
+    if not OUTPUT.value:
+        raise _main.UserError("--output is missing: give a folder to make")
+    from selfie_tf.export import export
+
+    export(*(os.path.expanduser(p) for p in (flags.FLAGS.workdir, OUTPUT.value)))
+
+
+if __name__ == "__main__":
+    _main.run(main)

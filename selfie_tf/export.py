@@ -1,0 +1,117 @@
+"""From a run to a SavedModel with a model card; see `savedmodel` for what is in it."""
+
+import json
+import logging
+import os
+
+import tensorflow as tf
+
+from selfie_tf import savedmodel
+from selfie_tf.config import flatten, to_dict
+from selfie_tf.finetuning import load_finetuning_run
+from selfie_tf.pretraining import load_pretraining_run
+from selfie_tf.training import is_finetuning, num_weights, versions
+
+
+def export(workdir: str, output: str) -> None:
+    """Writes the features of a pretraining run, or the classifier of a finetuning run.
+
+    Args:
+      workdir: of the run, finished or not.
+      output: folder to make.
+
+    Raises:
+      UserError: see `training.load_run` and `savedmodel.write`.
+    """
+    classifier = is_finetuning(workdir)
+    run = load_finetuning_run(workdir) if classifier else load_pretraining_run(workdir)
+    model, config = run.model, run.config
+
+    def function(images, training):
+        if classifier:
+            return model(images, training=training)
+        return model.patch_features(images[:, None], training=training)[:, 0]
+
+    metrics = {}
+    path = os.path.join(workdir, "result.json")
+    if tf.io.gfile.exists(path):
+        with tf.io.gfile.GFile(path) as file:
+            metrics = json.load(file)
+    command = f"python bin/export.py --workdir={workdir} --output={output}"
+    info = {
+        "kind": "classifier" if classifier else "features",
+        "origin": run.origin,
+        "step": run.step,
+        "config": to_dict(config),
+        "result": metrics,
+        "command": command,
+        "versions": versions(),
+    }
+
+    def card(digests):
+        return _card(info, run, function, digests)
+
+    size = config.data.image_size
+    savedmodel.write(output, model, function, size, run.class_names, info, card)
+    logging.info("exported %s to %s", run.origin, output)
+
+
+def _card(info, run, function, digests):
+    config, size = run.config, run.config.data.image_size
+    classifier = info["kind"] == "classifier"
+    dim = function(tf.zeros([1, size, size, 3], tf.uint8), False).shape[-1]
+    answer = f"`logits`, `probabilities` float32 `[B, {dim}]` and `class` string `[B]`"
+    if not classifier:
+        answer = f"`features` float32 `[B, {dim}]`: P's feature map, averaged over the image"
+    measured = {
+        key: value
+        for key, value in info["result"].items()
+        if isinstance(value, (int, float)) and key not in ("steps", "resumed_at")
+    }
+    lines = [
+        f"# Image {info['kind']}, {'finetuned' if classifier else 'pretrained'} with selfie_tf",
+        "",
+        f"From {info['origin']}; {num_weights(run.model):,} trainable weights.",
+        "",
+        "## Use",
+        "",
+        f"Images are RGB, {size}x{size} pixels, values 0 to 255: uint8, or float32 of the same "
+        f"range. The `serving_default` signature takes `images` uint8 `[B, {size}, {size}, 3]` "
+        f"(`serving_float32`: float32) and answers {answer}. Scale and crop your images to a "
+        f"central {size}x{size} square first.",
+        "",
+        "```python",
+        "import tensorflow as tf",
+        "model = tf.saved_model.load(PATH)",
+        "model.signatures['serving_default'](images=images)",
+        f"model(images, False)  # {'logits' if classifier else 'features'}, for inference",
+        "model(images, True)   # the same for training: batch statistics are used, and moved",
+        "model.trainable_variables",
+        "```",
+        "",
+        "Or `hub.KerasLayer(PATH, trainable=True)`"
+        + (
+            "."
+            if classifier
+            else ", or `python bin/finetune.py --config.init_from=PATH` of selfie_tf."
+        ),
+        "",
+    ]
+    if classifier:
+        lines += [
+            "## Classes",
+            "",
+            ", ".join(run.class_names) + ". Also as `model.class_names()`.",
+            "",
+        ]
+    lines += ["## Measured", ""]
+    lines += [f"- {key}: {value:g}" for key, value in measured.items()] or [
+        f"The run had not finished: step {info['step']} of {config.train.steps}."
+    ]
+    lines += ["", "## Config", "", "| key | value |", "|---|---|"]
+    lines += [f"| {key} | {value} |" for key, value in flatten(config).items()]
+    lines += ["", "## Made with", "", f"`{info['command']}`", ""]
+    lines += [f"- {key}: {value}" for key, value in info["versions"].items() if value]
+    lines += ["", "## sha256", "", "```"]
+    lines += [f"{digest}  {name}" for name, digest in digests.items()]
+    return "\n".join([*lines, "```", ""])
