@@ -1,4 +1,4 @@
-# make quickstart: a small Selfie, from nothing to a picture. make test: lint and all tests.
+# make quickstart: a small Selfie, from nothing to a classifier and pictures. make test: lint and all tests.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: help quickstart test lint clean
 
 help:
-	@echo "make quickstart   make $(VENV) if missing, pretrain on built-in images, draw the jigsaw"
+	@echo "make quickstart   make $(VENV) if missing, pretrain on built-in images, finetune, export, compare"
 	@echo "make test         make $(VENV) if missing, lint, run all tests"
 	@echo "make clean        remove $(VENV) and runs/quickstart"
 
@@ -17,12 +17,23 @@ $(VENV)/.installed: requirements.txt requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
 	@touch $@
 
+RUNS := runs/quickstart
+FINETUNE := $(BIN)/python bin/finetune.py --config=configs/finetune_quickstart.py
+
 quickstart: $(VENV)/.installed
-	$(BIN)/python bin/pretrain.py --config=configs/quickstart.py --workdir=runs/quickstart
+	$(BIN)/python bin/pretrain.py --config=configs/quickstart.py --workdir=$(RUNS)/pretrained
+	$(FINETUNE) --config.init_from=$(RUNS)/pretrained --workdir=$(RUNS)/finetuned
+	$(FINETUNE) --workdir=$(RUNS)/scratch
+	test -d $(RUNS)/export || $(BIN)/python bin/export.py --workdir=$(RUNS)/finetuned --output=$(RUNS)/export
 	@echo
-	@echo "Pretrained a small Selfie on built-in images, without labels. Look at"
-	@echo "  runs/quickstart/figures/jigsaw.png   hidden patches, put where the model puts them"
-	@echo "  runs/quickstart/result.json          what it reached"
+	@echo "The same small network on 5 % of the labels, pretrained without labels and from scratch:"
+	@$(BIN)/python bin/compare.py --runs=pretrained=$(RUNS)/finetuned,scratch=$(RUNS)/scratch \
+	  --picture=$(RUNS)/comparison.png
+	@echo
+	@echo "Look at"
+	@echo "  $(RUNS)/comparison.png                  training loss, test loss, test accuracy"
+	@echo "  $(RUNS)/pretrained/figures/jigsaw.png   hidden patches, put where the model puts them"
+	@echo "  $(RUNS)/export/README.md                the classifier as a SavedModel, and its card"
 	@echo "Next, your own images:"
 	@echo "  $(BIN)/python bin/pretrain.py --config=configs/quickstart.py \\"
 	@echo "    --config.data.name=folder:PATH/TO/IMAGES --workdir=runs/mine"

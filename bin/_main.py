@@ -66,6 +66,7 @@ def run(main, log_stream=sys.stdout) -> None:
     SIGTERM and SIGINT that training has saved for exit with 143 and 130.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=log_stream, force=True)
+    logging.getLogger("tensorflow").setLevel(logging.WARNING)
     logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS and Keras narrate
     try:
         app.define_help_flags()

@@ -52,7 +52,8 @@ def export(workdir: str, output: str) -> None:
         return _card(info, run, function, digests)
 
     size = config.data.image_size
-    savedmodel.write(output, model, function, size, run.class_names, info, card)
+    layer = model if classifier else model.patch_network
+    savedmodel.write(output, model, layer, function, size, run.class_names, info, card)
     logging.info("exported %s to %s", run.origin, output)
 
 

@@ -102,34 +102,39 @@ def draw_curves(path, points: list, chance: float) -> None:
     _save(figure, path)
 
 
-def draw_finetuning(path, runs: dict, split: str = "test") -> None:
+def draw_finetuning(path, runs: list, split: str = "test") -> None:
     """Draws training loss, test loss and test accuracy over steps as a PNG (the paper's Figure 3).
 
     Args:
       path: file name, or a file open for writing.
-      runs: {label: (log points, evaluations)}, dicts as in metrics.jsonl and evaluations.jsonl; no
-        legend for a single run.
+      runs: (label, log points, evaluations) of each run, dicts as in metrics.jsonl and
+        evaluations.jsonl; runs of one label share a colour. A single label needs no legend.
       split: "test" or "validation".
     """
     figure, axes = _figure(1, 3, (11, 3))
-    for label, (points, evaluations) in runs.items():
-        for axis, values, key in (
-            (axes[0, 0], points, "loss"),
-            (axes[0, 1], evaluations, f"{split}_loss"),
-            (axes[0, 2], evaluations, f"{split}_top1"),
-        ):
-            marker = "o" if values is evaluations else None
-            known = [point for point in values if key in point]
-            steps, heights = [p["step"] for p in known], [p[key] for p in known]
-            axis.plot(steps, heights, linewidth=1.2, marker=marker, markersize=3, label=label)
-    for axis, title in zip(
-        axes[0], ("training loss (nats)", f"{split} loss (nats)", f"{split} accuracy"), strict=True
+    labels = list(dict.fromkeys(label for label, *_ in runs))
+    for axis, which, key, title in (
+        (axes[0, 0], 1, "loss", "training loss (nats)"),
+        (axes[0, 1], 2, f"{split}_loss", f"{split} loss (nats)"),
+        (axes[0, 2], 2, f"{split}_top1", f"{split} accuracy"),
     ):
+        for run in runs:
+            points = [point for point in run[which] if key in point]
+            axis.plot(
+                [point["step"] for point in points],
+                [point[key] for point in points],
+                color=f"C{labels.index(run[0])}",
+                marker="o" if which == 2 else None,
+                markersize=3,
+                linewidth=1.2,
+            )
         axis.set_xlabel("step")
         axis.set_ylabel(title)
         axis.grid(alpha=0.3)
-    if len(runs) > 1:
-        axes[0, 2].legend()
+    for i, label in enumerate(labels):
+        axes[0, 0].plot([], [], color=f"C{i}", label=label)
+    if len(labels) > 1:
+        axes[0, 0].legend()
     _save(figure, path)
 
 

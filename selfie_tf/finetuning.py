@@ -164,7 +164,7 @@ def _finetune(config, directory, strategy, source, subset):
     }
     if distribute.is_chief(strategy) and points:
         buffer = io.BytesIO()
-        figures.draw_finetuning(buffer, {"": (points, evaluations)}, split)
+        figures.draw_finetuning(buffer, [("", points, evaluations)], split)
         with tf.io.gfile.GFile(directory.join("figures", "curves.png"), "wb") as file:
             file.write(buffer.getvalue())
     logging.info("finished: %s; see %s", describe(result), directory.join("result.json"))

@@ -20,13 +20,21 @@ _INFO = "selfie_tf.json"
 
 
 def write(
-    path: str, model: keras.Model, function, image_size: int, class_names, info: dict, card
+    path: str,
+    model: keras.Model,
+    layer: keras.layers.Layer,
+    function,
+    image_size: int,
+    class_names,
+    info: dict,
+    card,
 ) -> None:
     """Writes an export; it is there whole or not at all.
 
     Args:
       path: a folder that does not exist yet, local.
       model: whose weights are saved.
+      layer: whose weights `function` uses, the model itself or a part of it.
       function: (images `[B, S, S, 3]`, training: bool) -> features, or logits `[B, K]` of a
         classifier.
       image_size: S.
@@ -42,15 +50,20 @@ def write(
     temporary = f"{path.rstrip('/')}.tmp-{os.getpid()}"
     try:
         os.makedirs(temporary)
-        weights = _weights(model)
-        root = _reusable(model, function, image_size, class_names, weights)
+        used = [*layer.trainable_weights, *layer.non_trainable_weights]
+        used = [variable for variable in used if "/" in variable.name]
+        root = _reusable(function, image_size, class_names)
+        root.variables, root.trainable_variables = used, list(layer.trainable_variables)
+        # Apart, or Keras would wonder about weights without a gradient.
+        seen = {variable.ref() for variable in used}
+        root.other_variables = [v for v in _weights(model) if v.ref() not in seen]
         tf.saved_model.save(root, temporary, signatures=root.signatures_to_save)
         with open(os.path.join(temporary, "README.md"), "w") as file:
             file.write(card(_digests(temporary)))
         info = {
             **info,
             "class_names": list(class_names),
-            "weights": [_plain(variable) for variable in weights],
+            "weights": [_plain(v) for v in (*root.variables, *root.other_variables)],
             "sha256": _digests(temporary),
         }
         write_atomically(os.path.join(temporary, _INFO), json.dumps(info, indent=2) + "\n")
@@ -61,11 +74,9 @@ def write(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _reusable(model, function, image_size, class_names, weights):
+def _reusable(function, image_size, class_names):
     # Not the Keras model itself, of which Keras would save a trace of every layer.
     root = tf.train.Checkpoint()
-    root.variables = weights
-    root.trainable_variables = list(model.trainable_variables)
     root.regularization_losses = []  # part of the interface
 
     @tf.function
@@ -127,7 +138,9 @@ def read_info(path: str) -> dict | None:
 def restore(path: str, info: dict, model: keras.Model) -> None:
     """Gives `model` the weights of an export that `read_info` has verified."""
     logging.info("%s: %d files as their sha256 says", path, len(info["sha256"]))
-    saved = dict(zip(info["weights"], tf.saved_model.load(path).variables, strict=True))
+    loaded = tf.saved_model.load(path)
+    variables = [*loaded.variables, *loaded.other_variables]
+    saved = dict(zip(info["weights"], variables, strict=True))
     for variable in _weights(model):
         variable.assign(saved[_plain(variable)])
 

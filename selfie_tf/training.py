@@ -1,7 +1,6 @@
 """What every kind of run shares: the work directory, resuming, fitting, logging, stopping."""
 
 import dataclasses
-import json
 import logging
 import math
 import os
@@ -22,7 +21,7 @@ from selfie_tf.config import Config, FinetuneConfig, from_dict
 from selfie_tf.data.sources import Rows
 from selfie_tf.errors import Interrupted, UserError
 from selfie_tf.optimizers import make_optimizer, warmup_cosine
-from selfie_tf.workdir import WorkDir
+from selfie_tf.workdir import WorkDir, read_json
 
 _LAST_STEPS = 50  # result.json's training metrics are means over the last so many steps
 
@@ -165,7 +164,7 @@ def load_run(path: str, kind: type, build) -> LoadedRun:
         found, wanted = kinds[type(config)], kinds[kind]
         raise UserError(f"{path} is of a {found} run; give one of a {wanted} run")
     if info is None:
-        class_names = (_read_json(path, "subset.json") or {}).get("class_names", ())
+        class_names = (read_json(path, "subset.json") or {}).get("class_names", ())
     else:
         class_names = info["class_names"]
     policy = keras.mixed_precision.global_policy()
@@ -199,22 +198,12 @@ def is_finetuning(path: str) -> bool:
 
 
 def _config_values(path, info):
-    values = _read_json(path, "config.json") if info is None else info["config"]
+    values = read_json(path, "config.json") if info is None else info["config"]
     if values is None:
         raise UserError(
             f"{path}: no config.json in it; give the work directory of a run, or an export"
         )
     return values
-
-
-def _read_json(folder, name):
-    try:
-        with tf.io.gfile.GFile(os.path.join(folder, name)) as file:
-            return json.load(file)
-    except tf.errors.NotFoundError:
-        return None
-    except (ValueError, tf.errors.OpError) as error:
-        raise UserError(f"{os.path.join(folder, name)} cannot be read ({error})") from error
 
 
 @dataclasses.dataclass

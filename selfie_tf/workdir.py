@@ -73,24 +73,8 @@ class WorkDir:
         self.write_json("result.json", result)
 
     def points(self, name: str) -> list:
-        """The log points in a file so far as dicts, ascending; without a line cut short by a kill.
-
-        Args:
-          name: "metrics.jsonl" or "evaluations.jsonl".
-        """
-        try:
-            lines = self._read(name).splitlines()
-        except tf.errors.NotFoundError:
-            return []
-        points = []
-        for line in lines:
-            try:
-                point = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(point, dict) and "step" in point:
-                points.append(point)
-        return points
+        """See `read_points`."""
+        return read_points(self.path, name)
 
     def append(self, name: str, point: dict) -> None:
         if self._is_chief:
@@ -109,23 +93,9 @@ class WorkDir:
         if self._is_chief:
             write_atomically(self.join(name), json.dumps(value, indent=2) + "\n")
 
-    def _read(self, name):
-        with tf.io.gfile.GFile(self.join(name)) as file:
-            return file.read()
-
     def read_json(self, name: str) -> dict | None:
-        """The object in a file of the directory, None if there is no such file."""
-        try:
-            value = json.loads(self._read(name))
-            if not isinstance(value, dict):
-                raise ValueError("it holds no object")
-            return value
-        except tf.errors.NotFoundError:
-            return None
-        except (ValueError, tf.errors.OpError) as error:
-            raise UserError(
-                f"{self.join(name)} cannot be read ({error}); remove it, or use another --workdir"
-            ) from error
+        """See the function of this name."""
+        return read_json(self.path, name)
 
     def _check_config(self, config):
         before = self.read_json("config.json")
@@ -144,6 +114,54 @@ class WorkDir:
                 f"--workdir={self.path} belongs to a run of another config, which differs in "
                 f"{', '.join(differing)}; use another --workdir, or the same config to resume"
             )
+
+
+def read_json(path: str, name: str) -> dict | None:
+    """The object in a file of a run, None if there is no such file.
+
+    Args:
+      path: work directory.
+      name: of the file.
+
+    Raises:
+      UserError: if it holds no JSON object.
+    """
+    try:
+        with tf.io.gfile.GFile(os.path.join(path, name)) as file:
+            value = json.load(file)
+        if not isinstance(value, dict):
+            raise ValueError("it holds no object")
+        return value
+    except tf.errors.NotFoundError:
+        return None
+    except (ValueError, tf.errors.OpError) as error:
+        raise UserError(
+            f"{os.path.join(path, name)} cannot be read ({error}); remove it, or use another "
+            "work directory"
+        ) from error
+
+
+def read_points(path: str, name: str) -> list:
+    """The log points of a run as dicts, ascending; without a line cut short by a kill.
+
+    Args:
+      path: work directory.
+      name: "metrics.jsonl" or "evaluations.jsonl".
+    """
+    try:
+        with tf.io.gfile.GFile(os.path.join(path, name)) as file:
+            lines = file.read().splitlines()
+    except tf.errors.NotFoundError:
+        return []
+    points = []
+    for line in lines:
+        try:
+            point = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(point, dict) and "step" in point:
+            points.append(point)
+    return points
 
 
 def _lock(path):

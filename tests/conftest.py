@@ -30,6 +30,12 @@ TINY = [
     "--config.train.picture_every=12",
 ]
 
+TINY_FINETUNE = [
+    "--config=configs/finetune_quickstart.py",
+    *(flag for flag in TINY[1:] if "eval_images" not in flag and "picture_every" not in flag),
+    "--config.train.eval_every=12",
+]
+
 
 def start(*flags, env=None, command="bin/pretrain.py"):
     """Starts a command from another directory than the repository's."""

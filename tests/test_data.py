@@ -8,7 +8,7 @@ import tensorflow as tf
 from conftest import SHARED
 from PIL import Image
 
-from selfie_tf.config import Config
+from selfie_tf.config import Config, FinetuneConfig
 from selfie_tf.data import pipeline
 from selfie_tf.data.decode import read_image
 from selfie_tf.data.sources import FolderSource, IndexedSource, Rows, list_images, make_source
@@ -320,7 +320,7 @@ def test_tfds_yields_every_image_once_an_epoch():
     source = make_source(config, CIFAR)
     assert (source.num_train, source.num_held_out) == (50_000, 10_000)
     images = source.train_images(0, 99, Rows(500)).take(50_500)
-    positions, sums = zip(*[(int(p), hash(x.numpy().tobytes())) for p, x in images])
+    positions, sums = zip(*[(int(p), hash(x.numpy().tobytes())) for p, x, _ in images])
     assert positions == tuple(range(49_500, 100_000))
     epoch = sums[500:]
     # Nearly all of CIFAR-10's pictures differ; a few are in it twice.
@@ -431,3 +431,192 @@ def test_crops_are_chosen_by_the_config(folder):
         whole = np.concatenate([batch["context_patches"], batch["target_patches"]], 1)
         black = (unpatchify(tf.constant(whole), 4).numpy() == 0).all(-1).any()
         assert black == (crop == "pad")
+
+
+# Labels
+
+
+@pytest.fixture
+def classes(tmp_path):
+    """Train and test folders of two classes; an image's colour tells its class and number."""
+    for split, count in (("train", 30), ("test", 8)):
+        for label, name in enumerate(("cat", "dog")):
+            for i in range(count):
+                pixels = np.full([20, 20, 3], [100 * label + i, 0, 7], np.uint8)
+                save(tmp_path / split / name / "deep" / f"{i:02d}.png", pixels)
+    return tmp_path
+
+
+def labels_seen(dataset):
+    """[(red value, label)]"""
+    return [(int(image[0, 0, 0]), int(label)) for _, image, label in dataset]
+
+
+def test_class_folders_are_labels(classes):
+    source = make_source(folder_config(classes))
+    assert source.class_names == ("cat", "dog") and not source.no_labels
+    pairs = labels_seen(source.train_images(0, 0, Rows(60)).take(60))
+    assert sorted(value for value, _ in pairs) == [*range(30), *range(100, 130)]
+    assert all(label == value // 100 for value, label in pairs)
+    held_out = labels_seen(source.held_out_images())
+    assert len(held_out) == 16 and all(label == value // 100 for value, label in held_out)
+    assert source.train_ids()[0] == "train/cat/deep/00.png"
+    assert source.train_labels().tolist() == [0] * 30 + [1] * 30
+
+
+def test_an_unreadable_image_gives_way_with_its_label(classes):
+    for path in sorted((classes / "train" / "cat" / "deep").iterdir()):
+        path.write_bytes(b"nothing")
+    config = folder_config(classes)
+    config.data.corrupt_budget = 0.9
+    pairs = labels_seen(make_source(config).train_images(0, 0, Rows(60)).take(60))
+    assert len(pairs) == 60 and all(value >= 100 and label == 1 for value, label in pairs)
+
+
+@pytest.mark.parametrize(
+    "path, expected",
+    [
+        ("train/x.png", "x.png lies in no class folder"),
+        ("test/cow/x.png", "x.png is of a class that has no training images"),
+    ],
+)
+def test_folders_that_give_no_labels(path, expected, classes):
+    save(classes / path, np.zeros([8, 8, 3], np.uint8))
+    source = make_source(folder_config(classes))
+    assert expected in source.no_labels and source.class_names == ()
+    assert {label for _, label in labels_seen(source.train_images(0, 0, Rows(12)).take(9))} == {-1}
+
+
+def test_one_class_is_none(tmp_path):
+    for i in range(20):
+        save(tmp_path / "cat" / f"{i}.png", np.zeros([8, 8, 3], np.uint8))
+    assert "all images are of one class, cat" in make_source(folder_config(tmp_path)).no_labels
+
+
+def test_the_test_folder_can_be_named(classes):
+    os.rename(classes / "test", classes / "mine")
+    config = folder_config(classes)
+    config.data.test_split = "mine"
+    source = make_source(config)
+    assert (source.num_train, source.num_held_out) == (60, 16)
+    config.data.test_split = "test"
+    with pytest.raises(UserError, match="data.test_split=test: .* but mine, train"):
+        make_source(config)
+
+
+def test_built_in_images_have_labels():
+    from selfie_tf.data import shapes
+
+    config = Config()
+    config.data.name = "builtin:shapes"
+    source = make_source(config)
+    images, labels = shapes.draw_shapes(np.arange(shapes.NUM_TRAIN, shapes.NUM_TRAIN + 9), 32)
+    for (_, image, label), expected, wanted in zip(source.held_out_images(), images, labels):
+        np.testing.assert_array_equal(image, expected)
+        assert label == wanted
+    config.data.test_split = "validation"
+    with pytest.raises(UserError, match="data.test_split=validation"):
+        make_source(config)
+
+
+@needs_cifar
+def test_tfds_labels_ids_and_parts_fit_the_images():
+    """Against TFDS's own reading."""
+    import tensorflow_datasets as tfds
+
+    config = Config()
+    source = make_source(config, CIFAR)
+    read = tfds.builder("cifar10", data_dir=CIFAR).as_dataset(
+        split="train[:300]", read_config=tfds.ReadConfig(add_tfds_id=True)
+    )
+    ids, labels = source.train_ids(), source.train_labels()
+    assert len(ids) == len(set(ids)) == len(labels) == 50_000
+    assert np.bincount(labels).tolist() == [5000] * 10
+    place = {name: i for i, name in enumerate(ids)}
+    examples = {place[e["tfds_id"].decode()]: e for e in read.as_numpy_iterator()}
+    chosen = np.array(sorted(examples))[::7]
+    part = source.select(chosen, chosen[:5])
+    seen = list(part.train_images(0, 0, Rows(1)).take(len(chosen)))
+    expected = {examples[i]["image"].tobytes(): examples[i]["label"] for i in chosen}
+    assert {x.numpy().tobytes(): int(y) for _, x, y in seen} == expected
+    for i, (_, image, label) in zip(chosen, part.held_out_images(), strict=False):
+        np.testing.assert_array_equal(image, examples[i]["image"])
+        assert label == examples[i]["label"] == labels[i]
+    assert part.num_held_out == 5 and source.select(chosen).num_held_out == 10_000
+    config.data.test_split = "val"
+    with pytest.raises(UserError, match="data.test_split=val: .*cifar10 has no such split, only"):
+        make_source(config, CIFAR)
+
+
+def finetune_config(path, **values):
+    config = FinetuneConfig()
+    config.data.name, config.data.image_size = f"folder:{path}", 16
+    config.patches.size, config.train.batch_size = 4, 12
+    for key, value in values.items():
+        setattr(config.data, key, value)
+    config.validate()
+    return config
+
+
+def pairs_of(dataset, count):
+    return [(x.numpy(), y.numpy()) for x, y in dataset.take(count)]
+
+
+def test_labelled_batches_can_be_asked_for_from_any_step_and_by_rows(classes):
+    config = finetune_config(classes)
+    source = make_source(config)
+    whole = pairs_of(pipeline.labelled_batches(source, config), 12)
+    for start in (3, 7):
+        part = pairs_of(pipeline.labelled_batches(source, config, start), 12 - start)
+        for (x, y), (image, label) in zip(part, whole[start:], strict=True):
+            np.testing.assert_array_equal(x, image)
+            np.testing.assert_array_equal(y, label)
+    half = pairs_of(pipeline.labelled_batches(source, config, 2, Rows(12, 6, 6), 3), 2)
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in half]), whole[2][0][6:])
+    images, labels = whole[0]
+    assert images.shape == (12, 16, 16, 3) and images.dtype == np.uint8
+    assert (labels == images[:, 8, 8, 0] // 100).all()
+
+
+def test_half_of_the_images_are_mirrored_where_the_config_says(tmp_path):
+    pixels = np.zeros([16, 16, 3], np.uint8)
+    pixels[:, :8] = 200
+    source = IndexedSource(tf.constant(pixels[None]), tf.constant(pixels[None]), ([1], [1]))
+    config = finetune_config(tmp_path, crop="center")
+    config.train.batch_size = 200
+    (images, _), (more, _) = pairs_of(pipeline.labelled_batches(source, config), 2)
+    mirrored = (images[:, 0, 0, 0] == 0).mean()
+    assert 0.35 < mirrored < 0.65 and (images[:, :, ::-1] == more).all((1, 2, 3)).any()
+    config.data.flip = False
+    (images, _) = pairs_of(pipeline.labelled_batches(source, config), 1)[0]
+    assert (images == pixels).all()
+
+
+def test_test_batches_have_every_image_once_and_are_filled_up(classes):
+    config = finetune_config(classes)
+    source = make_source(config)
+    batches = pairs_of(pipeline.test_batches(source, config, Rows(12)), 9)
+    assert [len(y) for _, y in batches] == [12, 12]
+    labels = np.concatenate([y for _, y in batches])
+    reds = np.concatenate([x for x, _ in batches])[:, 8, 8, 0]
+    assert (labels[16:] == -1).all() and (labels[:16] == reds[:16] // 100).all()
+    assert sorted(reds[:16]) == [*range(8), *range(100, 108)]
+    parts = [
+        pairs_of(pipeline.test_batches(source, config, Rows(12, first, 6), 3), 9)
+        for first in (0, 6)
+    ]
+    assert [len(part) for part in parts] == [4, 4]
+    together = [np.concatenate([y for _, y in part]).reshape(2, 6) for part in parts]
+    np.testing.assert_array_equal(np.concatenate(together, 1).ravel(), labels)
+
+
+def test_the_test_crop_is_the_middle(tmp_path):
+    pixels = np.zeros([40, 60, 3], np.uint8)
+    pixels[5:35, 15:45] = 90  # the central three quarters of the shorter side
+    source = IndexedSource([0], tf.constant(pixels[None]), ([1], [1]))
+    config = finetune_config(tmp_path, test_crop=0.75)
+    images, _ = pairs_of(pipeline.test_batches(source, config, Rows(1)), 1)[0]
+    assert (images == 90).all()
+    config.data.test_crop = 1.0
+    images, _ = pairs_of(pipeline.test_batches(source, config, Rows(1)), 1)[0]
+    assert (images == 0).any()

@@ -65,3 +65,26 @@ def test_curves_are_drawn():
     figures.draw_curves(file, points, 0.25)
     pixels = np.asarray(Image.open(file).convert("RGB")).reshape(-1, 3)
     assert len(np.unique(pixels, axis=0)) > 20
+
+
+def test_finetuning_curves_have_a_colour_a_label():
+    file = io.BytesIO()
+    points = [{"step": s, "loss": 2.0 / s, "top1": 0.1} for s in range(1, 5)]
+    tests = [{"step": s, "test_loss": 1.0 / s, "test_top1": 0.1 * s} for s in range(1, 5)]
+    figures.draw_finetuning(file, [("a", points, tests), ("b", points[2:], tests), ("a", [], [])])
+    pixels = np.asarray(Image.open(file).convert("RGB")).reshape(-1, 3).tolist()
+    for color in ((31, 119, 180), (255, 127, 14)):  # Matplotlib's first two
+        assert list(color) in pixels
+    assert [44, 160, 44] not in pixels
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_a_confusion_matrix_is_drawn_row_by_row(count):
+    matrix = np.zeros([count, count], int)
+    matrix[0, 1], matrix[1, 1] = 5, 9  # every other class without an image
+    file = io.BytesIO()
+    figures.draw_confusion(file, matrix, [f"class {i}" for i in range(count)])
+    pixels = np.asarray(Image.open(file).convert("RGB"))
+    dark = (pixels == [8, 48, 107]).all(-1)  # all of a class's images
+    rows, columns = np.nonzero(dark[:, : pixels.shape[1] * 3 // 4])
+    assert rows.min() < rows.max() and len(rows) > 20

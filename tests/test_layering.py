@@ -11,10 +11,12 @@ LEVELS = [
     {"errors"},
     {"config"},
     {"patches", "losses", "optimizers", "distribute", "figures", "checkpoints"},
-    {"layers", "data", "workdir"},
+    {"layers", "data", "workdir", "savedmodel"},
     {"models"},
     {"training"},
-    {"benchmark"},
+    {"pretraining"},
+    {"finetuning", "benchmark"},
+    {"evaluation", "export", "comparison"},
 ]
 MODULES = sorted(
     os.path.relpath(os.path.join(folder, name), ROOT)

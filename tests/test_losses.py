@@ -55,3 +55,30 @@ def test_l2_counts_kernels_only(rng):
     ]
     expected = 0.5 * (values["a"] ** 2).sum()
     np.testing.assert_allclose(losses.l2_penalty(variables), expected, rtol=1e-6)
+
+
+def test_classification_loss_and_gradient_match_a_loop(rng):
+    logits, labels = rng.normal(0, 3, [5, 7]).astype(np.float32), np.array([3, 0, 6, -1, 2])
+    x = tf.constant(logits)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = losses.classification_loss(x, tf.constant(labels))
+    expected, gradient = np.zeros(5), np.zeros([5, 7])
+    for b, label in enumerate(labels):
+        if label < 0:
+            continue  # no label, no loss
+        exps = np.exp(logits[b].astype(np.float64) - logits[b].max())
+        expected[b] = -np.log(exps[label] / exps.sum())
+        gradient[b] = exps / exps.sum()
+        gradient[b, label] -= 1
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(tape.gradient(loss, x), gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("k, expected", [(1, [1, 0, 0, 0, 0]), (2, [1, 1, 0, 0, 1])])
+def test_top_k(k, expected):
+    logits = np.array(
+        [[0, 3, 1], [2, 3, 1], [2, 3, 1], [2, 3, 1], [5, 5, 5]], np.float32
+    )  # equal logits are no hit for all
+    hits = losses.top_k(tf.constant(logits), tf.constant([1, 0, 2, -1, 1]), k)
+    assert hits.numpy().tolist() == expected

@@ -31,5 +31,5 @@ def test_last_metrics_weigh_log_points_by_their_steps():
         {"step": 80, "window": 40, "loss": 2.0, "patch_accuracy": 0.5},
         {"step": 90, "window": 10, "loss": 1.0, "patch_accuracy": 1.0},
     ]
-    result = last_metrics(points, 90, 50)
+    result = last_metrics(points, ("loss", "patch_accuracy"), 90, 50)
     assert result == {"loss": 1.8, "patch_accuracy": 0.6, "averaged_steps": 50}

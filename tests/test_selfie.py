@@ -11,7 +11,7 @@ from conftest import make_batch
 from selfie_tf.config import Config
 from selfie_tf.losses import patch_classification_loss
 from selfie_tf.models.selfie import SelfiePretrainer
-from selfie_tf.training import build_pretrainer
+from selfie_tf.pretraining import build_pretrainer
 
 TINY = {"grid": 4, "width": 2, "attention_layers": 1, "num_heads": 2, "mlp_dim": 16}
 

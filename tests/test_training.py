@@ -18,7 +18,7 @@ from PIL import Image
 
 from selfie_tf.errors import UserError
 from selfie_tf.models.selfie import normalize
-from selfie_tf.training import load_pretrained
+from selfie_tf.pretraining import load_pretrained
 
 STEPS = 24
 
@@ -49,8 +49,8 @@ def losses(workdir):
     return {point["step"]: point["loss"] for point in log_points(workdir)}
 
 
-def assert_identical(workdir, expected):
-    found = weights(workdir)
+def assert_identical(workdir, expected, step=STEPS):
+    found = weights(workdir, step)
     assert set(found) == set(expected) and len(found) > 100
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)

@@ -153,17 +153,17 @@ class FolderSource(IndexedSource):
 
     Args:
       path: of the folder.
-      test_split: folder of the held-out images; "" for one of the three.
       held_out: images to keep out of training; never more than a tenth, but at least one.
       min_side: shorter side in pixels that a JPEG may be shrunk to while it is decoded.
       corrupt_budget: largest part of the files that may be unreadable; one always may, unless 0.
       max_pixels: larger images count as unreadable.
+      test_split: folder of the held-out images; "" for one of the three.
 
     Raises:
       UserError: if there is no such folder or split, or not two images in it.
     """
 
-    def __init__(self, path, test_split, held_out, min_side, corrupt_budget, max_pixels):
+    def __init__(self, path, held_out, min_side, corrupt_budget, max_pixels, test_split=""):
         if not tf.io.gfile.isdir(path):
             raise UserError(f"data.name=folder:{path}: no such folder; give an existing one")
         self._min_side, self._max_pixels = min_side, max_pixels
@@ -267,9 +267,9 @@ class TFDSSource:
     Args:
       name: as TFDS has it, `NAME[/CONFIG][:VERSION]`.
       data_dir: TFDS's folder of prepared datasets; "" for its default.
-      test_split: the held-out split; "" for one of these.
       held_out, shuffle_buffer: see `config.DataConfig`.
       download: whether TFDS may fetch and prepare it.
+      test_split: the held-out split; "" for one of these.
 
     Attributes: as `IndexedSource`.
 
@@ -281,7 +281,7 @@ class TFDSSource:
     class_names = ()
     no_labels = ""
 
-    def __init__(self, name, data_dir, test_split, held_out, shuffle_buffer, download=False):
+    def __init__(self, name, data_dir, held_out, shuffle_buffer, download=False, test_split=""):
         import tensorflow_datasets as tfds  # slow, and of no use to the other sources
 
         culprit = f"data.name=tfds:{name}"
@@ -514,11 +514,11 @@ def make_source(config, data_dir: str = "", download: bool = False, remote: bool
             least = int(np.ceil(least * (4 / 3) ** 0.5 * data.min_crop_area**-0.5))
         path = os.path.expanduser(rest)
         source = FolderSource(
-            path, data.test_split, data.held_out, least, data.corrupt_budget, data.max_pixels
+            path, data.held_out, least, data.corrupt_budget, data.max_pixels, data.test_split
         )
     else:
         source = TFDSSource(
-            rest, data_dir, data.test_split, data.held_out, data.shuffle_buffer, download
+            rest, data_dir, data.held_out, data.shuffle_buffer, download, data.test_split
         )
     check_batch(config, source)
     return source

@@ -216,7 +216,7 @@ class Classifier(keras.Model):
         return {**super().get_config(), **self._arguments}
 
     def get_build_config(self):
-        return {}
+        return {"image_size": self.image_size}  # Keras skips building where this is empty
 
     def build_from_config(self, config):
         self.build()
