@@ -1,0 +1,44 @@
+"""A classifier from what was pretrained, with plain Keras: your own tf.data, model.fit, export.
+
+    python examples/finetune_with_keras.py PRETRAINED IMAGES OUTPUT
+
+PRETRAINED is the work directory of bin/pretrain.py or a folder that bin/export.py made of it,
+IMAGES holds one folder of images a class, OUTPUT is where the SavedModel goes.
+"""
+
+import contextlib
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # selfie_tf
+
+import tf_keras as keras  # noqa: E402  (Keras 2)
+
+from selfie_tf.pretraining import load_pretrained  # noqa: E402
+
+pretrained, images, output = sys.argv[1:]
+size, epochs = 32, 5
+
+train, test = keras.utils.image_dataset_from_directory(
+    images, image_size=(size, size), batch_size=16, seed=1, validation_split=0.2, subset="both"
+)
+flip = keras.layers.RandomFlip("horizontal")
+augmented = train.map(lambda x, y: (flip(x, training=True), y)).prefetch(2)
+
+patch_network = load_pretrained(pretrained).patch_network  # a Keras layer
+inputs = keras.Input([size, size, 3])
+x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)  # to [-1, 1], as in pretraining
+x = patch_network(x)  # [B, size/4, size/4, D]
+x = keras.layers.GlobalAveragePooling2D()(x)
+outputs = keras.layers.Dense(len(train.class_names))(x)
+
+model = keras.Model(inputs, outputs)
+model.compile(
+    keras.optimizers.SGD(0.02, momentum=0.9, nesterov=True),
+    keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    metrics=["accuracy"],
+)
+model.fit(augmented, validation_data=test, epochs=epochs, verbose=2)
+with contextlib.redirect_stdout(None):  # where Keras lists every variable
+    model.export(output)
+print("exported to", output)
