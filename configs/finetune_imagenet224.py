@@ -16,6 +16,7 @@ def get_config() -> FinetuneConfig:
     config = FinetuneConfig()
     config.data.name = "tfds:imagenet2012"
     config.data.image_size = 224
+    config.data.test_split = "validation"  # TFDS's test split has no labels
     config.data.crop = "random_resized"
     config.data.test_crop = 0.875
     config.data.shuffle_buffer = 16_384

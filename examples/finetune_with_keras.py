@@ -7,6 +7,7 @@ IMAGES holds one folder of images a class, OUTPUT is where the SavedModel goes.
 """
 
 import contextlib
+import io
 import os
 import sys
 
@@ -39,6 +40,6 @@ model.compile(
     metrics=["accuracy"],
 )
 model.fit(augmented, validation_data=test, epochs=epochs, verbose=2)
-with contextlib.redirect_stdout(None):  # where Keras lists every variable
+with contextlib.redirect_stdout(io.StringIO()):  # where Keras lists every variable
     model.export(output)
 print("exported to", output)

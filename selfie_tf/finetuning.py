@@ -102,7 +102,6 @@ def finetune(
         return source
 
     def body(directory, source):
-        directory.write_json("subset.json", subset)
         return _finetune(config, directory, strategy, source, subset)
 
     return run_in_workdir(config, workdir, strategy, open_source, body)
@@ -118,7 +117,9 @@ def _finetune(config, directory, strategy, source, subset):
     if initialisation is None:
         with strategy.scope():
             initialisation = _initialise(config, model)
-        directory.write_json("initialisation.json", initialisation)
+    directory.begin(source.fingerprint)
+    directory.write_json("initialisation.json", initialisation)
+    directory.write_json("subset.json", subset)
     split = "validation" if config.data.validation_fraction else "test"
     evaluation = Evaluation(config, source, strategy, model, split)
 

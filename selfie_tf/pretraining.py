@@ -113,6 +113,7 @@ def _pretrain(config, directory, strategy, source):
         compile_model(config, model, steps_per_execution(config, strategy))
     chief = distribute.is_chief(strategy)
     loop = Loop(config, model, strategy, directory)
+    directory.begin(source.fingerprint)
     held_out = HeldOut(config, source, strategy, model)
     jigsaw = Jigsaw(config, held_out, directory, chief)
     jigsaw.rewind(loop.step)

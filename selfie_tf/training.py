@@ -34,7 +34,8 @@ def run_in_workdir(config, workdir: str, strategy, open_source, body) -> dict:
       workdir: of this run alone; see the README for what it holds afterwards.
       strategy: see `distribute.make_strategy`.
       open_source: () -> where images come from, see `data.sources.make_source`.
-      body: (directory, source) -> the contents of result.json.
+      body: (directory, source) -> the contents of result.json. It calls `directory.begin` once
+        nothing in the config can be wrong any more.
 
     Returns:
       the contents of result.json.
@@ -52,7 +53,6 @@ def run_in_workdir(config, workdir: str, strategy, open_source, body) -> dict:
             logging.info("already finished: %s", directory.join("result.json"))
             return result
         source = open_source()
-        directory.begin(source.fingerprint)
         started = time.time()
         try:
             result = body(directory, source)
@@ -241,7 +241,6 @@ class Loop:
             "%s; %.2f M trainable weights", distribute.describe(strategy), num_weights(model) / 1e6
         )
         self.step = self.resumed_at = self._checkpointer.restore()
-        directory.rewind(self.step)
         if self.step:
             logging.info("resuming at step %d of %d", self.step, config.train.steps)
 
@@ -253,6 +252,7 @@ class Loop:
           visits: `Visit`s, in order; none of them may change what is trained.
         """
         steps = self._config.train.steps
+        self._directory.rewind(self.step)
         if self.step == steps:
             return
         with Stop() as stop:

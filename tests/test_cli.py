@@ -5,7 +5,7 @@ import socket
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, run, start
+from conftest import ROOT, TINY, TINY_FINETUNE, run, start
 from PIL import Image
 
 
@@ -210,10 +210,120 @@ def test_every_config_validates_and_says_its_cost():
     import glob
     import runpy
 
+    from selfie_tf.config import FinetuneConfig
+
     paths = glob.glob(f"{ROOT}/configs/*.py")
-    assert len(paths) == 4
+    assert len(paths) == 8
     for path in paths:
         namespace = runpy.run_path(path)
-        namespace["get_config"]().validate()
-        assert "bin/pretrain.py --config=configs/" in namespace["__doc__"]
+        config = namespace["get_config"]()
+        config.validate()
+        command = "finetune" if isinstance(config, FinetuneConfig) else "pretrain"
+        name = f"configs/{path.rpartition('/')[2]}"
+        assert f"bin/{command}.py --config={name}" in namespace["__doc__"]
         assert "not measured" in namespace["__doc__"] or "Result:" in namespace["__doc__"]
+
+
+# Finetuning
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        (["--config.data.label_fracton=3"], ["did you mean data.label_fraction?"]),
+        (["--config.data.label_fraction=1.5"], ["data.label_fraction=1.5", "from 0 to 1"]),
+        (["--config.data.label_fraction=nan"], ["data.label_fraction=nan"]),
+        (["--config.data.label_fraction=0.001"], ["0.001 leaves class 'disc' of 500 images"]),
+        (["--config.data.label_fraction=0"], ["leaves class 'disc'"]),
+        (
+            ["--config.data.labels_per_class=3"],
+            ["data.label_fraction and data.labels_per_class exclude each other"],
+        ),
+        (
+            ["--config.data.label_fraction=1", "--config.data.labels_per_class=501"],
+            ["labels_per_class=501: class 'disc' has only 500 images"],
+        ),
+        (
+            ["--config.data.label_fraction=1", "--config.data.subset_file=/no/such.json"],
+            ["data.subset_file=/no/such.json", "cannot be used"],
+        ),
+        (["--config.data.test_split=val"], ["data.test_split=val", "train and test"]),
+        (["--config.data.validation_fraction=0.95"], ["validation_fraction=0.95", "0.9"]),
+        (
+            ["--config.data.label_fraction=0.01"],
+            ["50 training images", "--config.train.batch_size"],
+        ),
+        (["--config.model.head=resnet101"], ["model.head='resnet101'", "resnet36_attention"]),
+        (
+            ["--config.model.head=resnet36_attention", "--config.patches.size=2"],
+            ["patches.size=2: the 8x8 feature map", "16x16 grid", "patch_by_patch"],
+        ),
+        (["--config=configs/quickstart.py"], ["must return a selfie_tf.config.FinetuneConfig"]),
+        (["--config.init_from=/no/such/run"], ["/no/such/run: no config.json in it"]),
+        (["--config.init_from=/tmp"], ["/tmp: no config.json in it"]),
+        (["--config.train.eval_every=0"], ["train.eval_every=0", "at least 1"]),
+        (
+            ["--config.train.steps_per_execution=20", "--config.train.eval_every=30"],
+            ["train.eval_every=30 is not a multiple"],
+        ),
+        (["--config.data.name=tfds:cifar11"], ["tfds:cifar11", "not found"]),
+    ],
+)
+def test_mistakes_in_finetuning(flags, expected, tmp_path):
+    given = ["--config=configs/finetune_quickstart.py", f"--workdir={tmp_path}/run"]
+    line = fails(*given, *flags, command="bin/finetune.py")
+    for part in expected:
+        assert part in line
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "pretrained"
+    code, _, err = run(*TINY, f"--workdir={workdir}")
+    assert code == 0, err
+    return workdir
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        (["--config.model.width=3"], "patch_network/stem/conv/kernel is (3, 3, 3, 2) there and"),
+        (
+            ["--config.model.head=resnet36_attention", "--config.model.num_heads=4"],
+            "model.num_heads is 2 there and 4 here; give --config.model.num_heads=2",
+        ),
+    ],
+)
+def test_a_pretrained_network_that_does_not_fit(pretrained, flags, expected, tmp_path):
+    given = [*TINY_FINETUNE, f"--workdir={tmp_path}", f"--config.init_from={pretrained}"]
+    line = fails(*given, *flags, command="bin/finetune.py")
+    assert f"init_from={pretrained} does not fit: {expected}" in line
+
+
+def test_init_from_what_is_no_pretraining(tmp_path):
+    run_flags = [*TINY_FINETUNE, "--config.train.steps=5"]
+    code, _, err = run(*run_flags, f"--workdir={tmp_path}/a", command="bin/finetune.py")
+    assert code == 0, err
+    given = [*run_flags, f"--workdir={tmp_path}/b", f"--config.init_from={tmp_path}/a"]
+    line = fails(*given, command="bin/finetune.py")
+    assert f"{tmp_path}/a is of a finetuning run; give one of a pretraining run" in line
+    (tmp_path / "empty").mkdir()
+    # The same workdir: a mistake did not tie it to itself.
+    given[-1] = f"--config.init_from={tmp_path}/empty"
+    line = fails(*given, command="bin/finetune.py")
+    assert f"{tmp_path}/empty: no config.json in it" in line
+
+
+def test_finetuning_needs_class_folders(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(20):
+        Image.fromarray(np.full([16, 16, 3], i, np.uint8)).save(folder / f"{i}.png")
+    given = [*TINY_FINETUNE, f"--config.data.name=folder:{folder}", f"--workdir={tmp_path}/run"]
+    line = fails(*given, command="bin/finetune.py")
+    assert "lies in no class folder" in line and "PATH/CLASS/*.jpg" in line
+
+
+def test_pretraining_does_not_take_a_finetuning_config(tmp_path):
+    line = fails("--config=configs/finetune_quickstart.py", f"--workdir={tmp_path}")
+    assert "must return a selfie_tf.config.Config;" in line

@@ -82,6 +82,11 @@ def runs(tmp_path_factory):
     return root
 
 
+def is_png(path):
+    with Image.open(path) as picture:
+        return picture.format == "PNG"
+
+
 def evaluate(*flags):
     return run(*flags, command="bin/evaluate.py")
 
@@ -98,7 +103,7 @@ def test_a_finetuned_run(runs):
     assert result["test_top1"] == pytest.approx(known["test_top1"], abs=2e-3)
     assert f"test top1 {result['test_top1']:.4f}" in out
     assert all(name in out for name in shapes.CLASS_NAMES)
-    assert Image.open(runs / "a" / "figures" / "confusion.png").format == "PNG"
+    assert is_png(runs / "a" / "figures" / "confusion.png")
 
 
 def test_a_pretrained_run(runs, tmp_path):
@@ -155,7 +160,7 @@ def test_comparison_of_means_and_deviations(runs, tmp_path):
     lines = table.splitlines()
     assert [line.split("  ")[0].strip() for line in lines[1:]] == ["two seeds", "one"]
     assert f"{values[0]:.4f}" in lines[2] and "±" not in lines[2] and "note" not in table
-    assert Image.open(tmp_path / "new" / "x.png").format == "PNG"
+    assert is_png(tmp_path / "new" / "x.png")
 
 
 def test_comparison_names_what_else_differs(runs, tmp_path):

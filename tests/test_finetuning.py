@@ -191,7 +191,11 @@ def class_folders(tmp_path_factory):
 
 
 def test_class_folders_a_validation_part_and_top_5(class_folders, tmp_path):
-    data = [f"--config.data.name=folder:{class_folders}", "--config.data.label_fraction=1"]
+    data = [
+        f"--config.data.name=folder:{class_folders}",
+        "--config.data.test_split=test",
+        "--config.data.label_fraction=1",
+    ]
     finish(tmp_path / "tune", *data, "--config.data.validation_fraction=0.34")
     result = result_of(tmp_path / "tune")
     assert result["subset"]["trained_on"] == 88 and result["validation_images"] == 44
@@ -216,6 +220,7 @@ def test_the_parts_of_the_224_run_work_together(class_folders, tmp_path):
     code, _, err = run(
         "--config=configs/finetune_imagenet224.py",
         f"--config.data.name=folder:{class_folders}",
+        "--config.data.test_split=test",
         "--config.model.head=resnet36_attention",
         "--config.model.patch_by_patch=True",
         "--config.model.width=2",
