@@ -1,6 +1,8 @@
 """Finetuning: from a config and few labels to a trained classifier (section 2.3)."""
 
+import hashlib
 import io
+import json
 import logging
 
 import tensorflow as tf
@@ -98,6 +100,9 @@ def finetune(
         whole = make_source(config, data_dir, download, remote_data)
         source, chosen = labelled_source(whole, config.data)
         subset.update(chosen)
+        if chosen["ids"] != "all":  # a subset file may change as the images may
+            digest = hashlib.sha256(json.dumps(chosen).encode()).hexdigest()
+            source.fingerprint = f"{source.fingerprint} {digest}"
         check_batch(config, source)
         return source
 
@@ -123,8 +128,11 @@ def _finetune(config, directory, strategy, source, subset):
     split = "validation" if config.data.validation_fraction else "test"
     evaluation = Evaluation(config, source, strategy, model, split)
 
+    latest = {}
+
     def evaluate(step, writer):
-        point = {"step": step, **evaluation.run()}
+        latest.update(evaluation.run())
+        point = {"step": step, **latest}
         directory.append("evaluations.jsonl", point)
         logging.info("step %d  %s", step, describe(point))
         if writer is not None:
@@ -138,12 +146,12 @@ def _finetune(config, directory, strategy, source, subset):
         lambda step, rows, size: labelled_batches(source, config, step, rows, size),
         [Visit(config.train.eval_every, evaluate)],
     )
+    if not latest:  # killed after the last checkpoint, before result.json
+        latest.update(evaluation.run())
     points = directory.points("metrics.jsonl")
-    evaluations = directory.points("evaluations.jsonl")
     means = last_metrics(points, ("loss", "top1"), config.train.steps)
-    last = {k: v for k, v in evaluations[-1].items() if k != "step"} if evaluations else None
     result = {
-        **(last or evaluation.run()),
+        **latest,
         "train_loss": means["loss"],
         "train_top1": means["top1"],
         "averaged_steps": means["averaged_steps"],
@@ -165,6 +173,7 @@ def _finetune(config, directory, strategy, source, subset):
     }
     if distribute.is_chief(strategy) and points:
         buffer = io.BytesIO()
+        evaluations = directory.points("evaluations.jsonl")
         figures.draw_finetuning(buffer, [("", points, evaluations)], split)
         with tf.io.gfile.GFile(directory.join("figures", "curves.png"), "wb") as file:
             file.write(buffer.getvalue())

@@ -50,9 +50,9 @@ class WorkDir:
         data = self.read_json("data.json") or {"fingerprint": fingerprint}
         if data != {"fingerprint": fingerprint}:
             raise UserError(
-                f"--workdir={self.path} belongs to a run on other images than "
-                f"data.name={self._config.data.name} holds now; use another --workdir, or bring "
-                "back the very files to resume"
+                f"--workdir={self.path} belongs to a run on other images, or another subset of "
+                f"them, than data.name={self._config.data.name} gives now; use another --workdir, "
+                "or bring back the very files to resume"
             )
         self.write_json("config.json", to_dict(self._config))
         self.write_json("data.json", data)

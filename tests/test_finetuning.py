@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from conftest import TINY, TINY_FINETUNE, run, start
 from PIL import Image
-from test_training import PARITY, assert_close, assert_identical, log_points, wait_for, weights
+from test_training import (
+    PARITY,
+    assert_close,
+    assert_identical,
+    log_points,
+    start_workers,
+    wait_for,
+    weights,
+)
 
 from selfie_tf.data import shapes
 from selfie_tf.finetuning import load_finetuned
@@ -165,15 +173,34 @@ PARITY_HERE = [*PARITY, "--config.model.head=resnet36_attention"]
 PARITY_HERE.remove("--config.model.logit_scale=sqrt_dim")
 
 
-def test_two_virtual_replicas_train_and_evaluate_as_one(tmp_path):
-    """The test images do not fill the last batch."""
-    finish(tmp_path / "one", *PARITY_HERE)
-    out = finish(tmp_path / "two", *PARITY_HERE, "--virtual_devices=2")
-    assert "2 replica(s)" in out
-    assert_close(tmp_path / "two", tmp_path / "one")
-    results = [result_of(tmp_path / name) for name in ("one", "two")]
+@pytest.fixture(scope="module")
+def one_replica(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "one"
+    finish(workdir, *PARITY_HERE)
+    return workdir
+
+
+def assert_same_run(workdir, expected):
+    """The test images do not fill the last batch, and yet each counts once."""
+    assert_close(workdir, expected)
+    results = [result_of(path) for path in (workdir, expected)]
     assert results[0]["test_top1"] == results[1]["test_top1"]
     assert results[0]["test_loss"] == pytest.approx(results[1]["test_loss"], abs=1e-4)
+
+
+def test_two_virtual_replicas_train_and_evaluate_as_one(one_replica, tmp_path):
+    out = finish(tmp_path, *PARITY_HERE, "--virtual_devices=2")
+    assert "2 replica(s)" in out
+    assert_same_run(tmp_path, one_replica)
+
+
+def test_two_workers_train_and_evaluate_as_one(one_replica, tmp_path):
+    flags = [*TINY_FINETUNE, *PARITY_HERE, f"--workdir={tmp_path}"]
+    for process in start_workers(*flags, command="bin/finetune.py"):
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        assert "2 replica(s)" in out
+    assert_same_run(tmp_path, one_replica)
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +240,21 @@ def test_class_folders_a_validation_part_and_top_5(class_folders, tmp_path):
     assert subsets[0] == subsets[1] and subsets[0]["images"] == 44
     assert_identical(tmp_path / "again", weights(tmp_path / "few", 6), 6)
     assert result_of(tmp_path / "again")["test_images"] == 44
+
+
+def test_another_subset_in_the_file_is_noticed(tmp_path):
+    path = tmp_path / "subset.json"
+    ids = [str(i) for i in range(200)]  # each ten from 10k on hold each class once
+    path.write_text(json.dumps({"ids": ids}))
+    flags = [*TINY_FINETUNE, "--config.data.label_fraction=1", f"--workdir={tmp_path}/run"]
+    flags.append(f"--config.data.subset_file={path}")
+    process = start(*flags, command="bin/finetune.py")
+    wait_for((tmp_path / "run" / "data.json").exists, process)
+    process.kill()
+    process.communicate()
+    path.write_text(json.dumps({"ids": ids[:100]}))
+    code, _, err = run(*flags, command="bin/finetune.py")
+    assert code == 1 and "another subset" in err.splitlines()[-1] and "Traceback" not in err
 
 
 def test_the_parts_of_the_224_run_work_together(class_folders, tmp_path):

@@ -1,5 +1,6 @@
 """The README does not run ahead of the code."""
 
+import glob
 import os
 import re
 import runpy
@@ -7,7 +8,7 @@ import runpy
 import pytest
 from conftest import ROOT
 
-from selfie_tf.config import Config, flatten
+from selfie_tf.config import Config, FinetuneConfig, flatten
 
 with open(os.path.join(ROOT, "README.md")) as file:
     README = file.read()
@@ -21,7 +22,7 @@ def test_the_script_runs(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "path", sorted(set(re.findall(r"(?:bin|configs|requirements)/\w+\.\w+", README)))
+    "path", sorted(set(re.findall(r"(?:bin|configs|examples|requirements)/\w+\.\w+", README)))
 )
 def test_named_files_exist(path):
     assert os.path.exists(os.path.join(ROOT, path))
@@ -33,10 +34,10 @@ def test_no_figure_is_left_to_fill_in():
 
 def test_named_flags_and_keys_exist():
     keys = set(re.findall(r"--config\.([a-z_]+\.[a-z_]+)", README))
-    assert keys and keys <= set(flatten(Config()))
+    assert keys and keys <= {*flatten(Config()), *flatten(FinetuneConfig())}
     sources = ""
-    for name in ("_main.py", "pretrain.py", "benchmark.py"):
-        with open(os.path.join(ROOT, "bin", name)) as file:
+    for name in glob.glob(os.path.join(ROOT, "bin", "*.py")):
+        with open(name) as file:
             sources += file.read()
     flags = set(re.findall(r"--([a-z_]+)=?", README)) - {"config", "logdir"}
     assert flags and all(f'"{flag}"' in sources for flag in flags)

@@ -238,14 +238,13 @@ def free_ports(count):
     return ports
 
 
-def start_workers(workdir):
+def start_workers(*flags, command="bin/pretrain.py"):
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
     tasks = [{"type": "worker", "index": i} for i in range(2)]
     return [
         start(
-            *TINY,
-            *PARITY,
-            f"--workdir={workdir}",
+            *flags,
+            command=command,
             env={"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})},
         )
         for task in tasks
@@ -253,7 +252,7 @@ def start_workers(workdir):
 
 
 def test_two_workers_train_as_one(one_replica, tmp_path):
-    for process in start_workers(tmp_path):
+    for process in start_workers(*TINY, *PARITY, f"--workdir={tmp_path}"):
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
         assert "2 replica(s)" in out
@@ -262,7 +261,7 @@ def test_two_workers_train_as_one(one_replica, tmp_path):
 
 def test_a_signal_to_one_worker_ends_it_without_waiting_for_the_other(tmp_path):
     """It cannot save alone: reading the variables takes all workers."""
-    first, second = start_workers(tmp_path)
+    first, second = start_workers(*TINY, *PARITY, f"--workdir={tmp_path}")
     try:
         wait_for(lambda: (tmp_path / "metrics.jsonl").exists(), first)
         second.terminate()
