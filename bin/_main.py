@@ -5,6 +5,7 @@ import glob
 import logging
 import os
 import re
+import runpy
 import signal
 import sys
 
@@ -98,15 +99,13 @@ def _parse(argv):
         if len(rest) > 1:
             raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
         if CONFIG is not None and not isinstance(CONFIG.value, _KIND):
-            raise UserError(
-                f"--config: its get_config() must return a selfie_tf.config.{_KIND.__name__}; "
-                "pretraining takes a Config, finetuning a FinetuneConfig"
-            )
+            raise _other_kind()
     except flags.Error as error:
         raise UserError(" ".join(str(error).split()) + "; --help lists the flags") from error
     except UserError:
         raise
     except Exception as error:  # of config_flags, or of the config file itself
+        _check_kind(argv)
         known = flatten(_KIND())
         for argument in argv[1:]:
             key = re.match(r"--?config\.([\w.]+)", argument)
@@ -119,6 +118,24 @@ def _parse(argv):
         raise UserError(f"{' '.join(given)}: {kind}: {error}; --debug shows where") from error
     if CONFIG is not None:
         CONFIG.value.validate()
+
+
+def _other_kind():
+    return UserError(
+        f"--config: its get_config() must return a selfie_tf.config.{_KIND.__name__}; "
+        "pretraining takes a Config, finetuning a FinetuneConfig"
+    )
+
+
+def _check_kind(argv):
+    """Raises UserError if the config file, without overrides, is of the other kind."""
+    path = next((a.partition("=")[2] for a in argv if re.match(r"--?config=", a)), None)
+    try:
+        value = runpy.run_path(path)["get_config"]()
+    except Exception:  # shown as it is
+        return
+    if not isinstance(value, _KIND):
+        raise _other_kind()
 
 
 def _find_config(argv):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Compares finished finetuning runs: a table, and the curves of the paper's Figure 3.
 
-    python bin/compare.py --runs=pretrained=runs/few_labels,scratch=runs/few_labels_scratch \
+    python bin/compare.py --runs=pretrained=runs/a,scratch=runs/b \
         --picture=runs/comparison.png
 
 Runs of one label (other seeds, say) are averaged.

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Measures what a run has learnt, on images that it has not seen.
 
-    python bin/evaluate.py --workdir=runs/few_labels   # a finetuning run
-    python bin/evaluate.py --workdir=runs/quickstart   # a pretraining run
+    python bin/evaluate.py --workdir=runs/quickstart/finetuned   # a finetuning run
+    python bin/evaluate.py --workdir=runs/quickstart/pretrained   # a pretraining run
 
 Of a finetuning run: top-1 and top-5 accuracy, a table of the classes and a confusion matrix. Of a
 pretraining run: patch accuracy, and what 20 nearest neighbours and a linear probe make of its

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Writes what a run has learnt as a SavedModel: features or a classifier, to serve or finetune.
 
-python bin/export.py --workdir=runs/few_labels --output=exports/classifier
-python bin/export.py --workdir=runs/quickstart --output=exports/features
+python bin/export.py --workdir=runs/quickstart/finetuned --output=exports/classifier
+python bin/export.py --workdir=runs/quickstart/pretrained --output=exports/features
 """
 
 import os

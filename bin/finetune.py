@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Trains an image classifier on few labels, from a pretrained network or from nothing.
 
-    python bin/finetune.py --config=configs/finetune_quickstart.py --workdir=runs/few_labels \
-        --config.init_from=runs/quickstart
+    python bin/finetune.py --config=configs/finetune_quickstart.py --workdir=runs/finetuned \
+        --config.init_from=runs/quickstart/pretrained
 
 Without --config.init_from it is the supervised baseline. The same command again resumes.
 """

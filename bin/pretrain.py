@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Pretrains Selfie without labels on a folder of images or a TFDS dataset.
 
-    python bin/pretrain.py --config=configs/quickstart.py --workdir=runs/quickstart
+    python bin/pretrain.py --config=configs/quickstart.py --workdir=runs/quickstart/pretrained
 
 The same command again resumes after any kill. Single config values: --config.train.steps=1000.
 """

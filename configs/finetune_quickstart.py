@@ -1,6 +1,6 @@
 """A small classifier on few labels of the built-in images (`make quickstart`).
 
-    python bin/finetune.py --config=configs/finetune_quickstart.py --workdir=runs/few_labels \
+    python bin/finetune.py --config=configs/finetune_quickstart.py --workdir=runs/finetuned \
         --config.init_from=runs/quickstart/pretrained
 
 ResNet-50 of width 8 on 250 of the 5000 labels; without `init_from` the supervised baseline.

@@ -1,5 +1,6 @@
 """Several finetuning runs side by side: a table, and the paper's Figure 3."""
 
+import io
 import os
 
 import numpy as np
@@ -35,7 +36,10 @@ def compare(runs: list, picture: str = "") -> str:
         if result is None or values is None or "init_from" not in values:
             raise UserError(f"--runs: {path} holds no finished finetuning run (no result.json)")
         results.append(result)
-        configs.append(flatten(from_dict(values)))
+        try:
+            configs.append(flatten(from_dict(values)))
+        except UserError as error:
+            raise UserError(f"--runs: {path}: its config cannot be used ({error})") from error
     splits = {"test" if "test_top1" in result else "validation" for result in results}
     if len(splits) > 1:
         raise UserError("--runs: some were evaluated on test, some on validation images")
@@ -66,9 +70,11 @@ def compare(runs: list, picture: str = "") -> str:
             for label, path in runs
         ]
         try:
+            buffer = io.BytesIO()
+            figures.draw_finetuning(buffer, points, split)
             tf.io.gfile.makedirs(os.path.dirname(os.path.abspath(picture)))
             with tf.io.gfile.GFile(picture, "wb") as file:
-                figures.draw_finetuning(file, points, split)
+                file.write(buffer.getvalue())
         except (OSError, tf.errors.OpError) as error:
             raise UserError(f"--picture={picture} cannot be written ({error})") from error
     return "\n".join(lines)

@@ -34,7 +34,7 @@ class ImagesConfig:
     # The split or folder that is never trained on; "" for test, validation or val. Where there is
     # none, so many images are held out instead (never more than a tenth, but at least one).
     test_split: str = ""
-    held_out: int = 64
+    held_out: int = 1000  # the same in pretraining and finetuning: neither trains on these
     # folder: largest part of the files that may be unreadable; one always may, unless this is 0
     corrupt_budget: float = 0.001
     max_pixels: int = 100_000_000  # folder: larger images count as unreadable (memory)
@@ -51,7 +51,6 @@ class DataConfig(ImagesConfig):
 class LabelledDataConfig(ImagesConfig):
     """Images with labels, and which of these may be used (section 3.1)."""
 
-    held_out: int = 1000  # as above; 64 of them measure nothing
     # The labelled part: round(fraction * n) of the n images of each class, or so many a class, or
     # the ids in a file as `subset.json` has them. Only one of the three may be given.
     label_fraction: float = 1.0

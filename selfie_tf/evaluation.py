@@ -10,10 +10,10 @@ import tensorflow as tf
 
 from selfie_tf import figures
 from selfie_tf.checkpoints import write_atomically
-from selfie_tf.config import LabelledDataConfig
 from selfie_tf.data.pipeline import resize_and_center
-from selfie_tf.data.sources import make_source
+from selfie_tf.data.sources import make_source, reading
 from selfie_tf.data.subsets import choose, labelled_source
+from selfie_tf.distribute import first_line
 from selfie_tf.errors import UserError
 from selfie_tf.finetuning import describe, load_finetuning_run
 from selfie_tf.losses import top_k
@@ -44,12 +44,8 @@ def evaluate_finetuned(path: str, output: str, data_name: str = "", data_dir: st
     """
     run = load_finetuning_run(path)
     config, names = run.config, run.class_names
-    split = "validation" if config.data.validation_fraction else "test"
-    if data_name:
-        config.data = LabelledDataConfig(name=data_name, image_size=config.data.image_size)
-        split = "test"
-    config.train.batch_size = 1  # evaluating needs no whole batch
-    source, _ = labelled_source(make_source(config, data_dir), config.data)
+    _make_folder(output)
+    source, split = _labelled(run, path, data_name, data_dir)
     if tuple(source.class_names) != names:
         raise UserError(
             f"data.name={config.data.name} has the classes {_some(source.class_names)}, "
@@ -69,10 +65,36 @@ def evaluate_finetuned(path: str, output: str, data_name: str = "", data_dir: st
     }
     if len(names) >= TOP5_FROM:
         result[f"{split}_top5"] = float(np.mean(top_k(logits, labels, 5)))
+    _write(output, result)
     picture = io.BytesIO()
     figures.draw_confusion(picture, matrix, names)
-    _write(output, result, {"confusion.png": picture.getvalue()})
+    with tf.io.gfile.GFile(os.path.join(output, "figures", "confusion.png"), "wb") as file:
+        file.write(picture.getvalue())
     return result
+
+
+def _labelled(run, path, data_name, data_dir):
+    """The source whose held-out images are to be evaluated, and what these are called."""
+    config = run.config
+    data, config.train.batch_size = config.data, 1  # evaluating needs no whole batch
+    if data_name and data_name != data.name:
+        data.name, data.test_split, data.validation_fraction = data_name, "", 0.0
+        config.validate()
+        return _with_labels(make_source(config, data_dir), data), "test"
+    source = _with_labels(make_source(config, data_dir), data)
+    run.check_images(source)
+    if not data.validation_fraction:
+        return source, "test"
+    subset = os.path.join(path, "subset.json")
+    if tf.io.gfile.exists(subset):  # not the file that it was made from, which may have changed
+        data.subset_file, data.label_fraction, data.labels_per_class = subset, 1.0, 0
+    return labelled_source(source, data)[0], "validation"
+
+
+def _with_labels(source, data):
+    if source.no_labels:
+        raise UserError(f"data.name={data.name}: {source.no_labels}; labels are needed")
+    return source
 
 
 def finetuned_report(result: dict) -> str:
@@ -159,7 +181,7 @@ def evaluate_pretrained(
       output: folder for evaluation.json.
       data_name: labelled data for the classifiers; "" for the run's own, if it has labels.
       data_dir: see `data.sources.make_source`.
-      train_images: at most so many labelled images, class-balanced.
+      train_images: about so many labelled images at most, the same part of every class.
 
     Returns:
       the contents of evaluation.json.
@@ -168,18 +190,24 @@ def evaluate_pretrained(
       UserError: see `training.load_run`, `data.sources.make_source`.
     """
     run = load_pretraining_run(path)
+    _make_folder(output)
     config, model = run.config, run.model
-    config.train.batch_size = min(config.train.batch_size, _BATCH)
+    batch_size, config.train.batch_size = min(config.train.batch_size, _BATCH), 1
     source = make_source(config, data_dir)
-    held_out = HeldOut(config, source, tf.distribute.get_strategy(), model)
+    run.check_images(source)
+    config.train.batch_size = batch_size
+    with reading(source, config.data):
+        measured = HeldOut(config, source, tf.distribute.get_strategy(), model).evaluate()
     result = {
         "model": run.origin,
         "data": config.data.name,
-        **held_out.evaluate(),
+        **measured,
         "chance": 1 / config.num_targets,
     }
-    if data_name:
-        config.data.name, config.train.batch_size = data_name, 1
+    if data_name and data_name != config.data.name:
+        config.data.name, config.data.test_split = data_name, ""
+        config.validate()
+        config.train.batch_size = 1
         source = make_source(config, data_dir)
     if source.no_labels:
         if data_name:
@@ -188,15 +216,18 @@ def evaluate_pretrained(
         result["probes"] = None
     else:
         result["probes"] = _probes(config, source, model, train_images)
-    _write(output, result, {})
+    _write(output, result)
     return result
 
 
 def _probes(config, source, model, train_images):
     names = source.class_names
-    ids, labels = source.train_ids(), source.train_labels()
-    chosen = choose(ids, labels, names, min(1.0, train_images / len(ids)))
-    few = source.select(chosen, chosen)  # held out, they come in order and uncropped
+    with reading(source, config.data):
+        ids, labels = source.train_ids(), source.train_labels()
+        if labels.min() < 0:
+            raise UserError(f"data.name={config.data.name}: training images have no label")
+        chosen = choose(ids, labels, names, min(1.0, train_images / len(ids)), at_least=1)
+        few = source.select(chosen, chosen)  # held out, they come in order and uncropped
     result = {"data": config.data.name, "training_images": len(chosen), "classes": len(names)}
     untrained = build_pretrainer(config)
     for key, network in (("pretrained", model), ("untrained", untrained)):
@@ -247,7 +278,8 @@ def _outputs(source, data, function):
         lambda _, image, label: (resize_and_center(image, data.image_size, part), label),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
-    pairs = [(function(x).numpy(), y.numpy()) for x, y in images.batch(_BATCH)]
+    with reading(source, data):
+        pairs = [(function(x).numpy(), y.numpy()) for x, y in images.batch(_BATCH)]
     outputs, labels = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
     if labels.min() < 0:
         raise UserError(
@@ -261,12 +293,15 @@ def _some(names):
     return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")
 
 
-def _write(output, result, pictures):
+def _make_folder(output):
+    """Before anything is computed."""
     try:
         tf.io.gfile.makedirs(os.path.join(output, "figures"))
-        for name, content in pictures.items():
-            with tf.io.gfile.GFile(os.path.join(output, "figures", name), "wb") as file:
-                file.write(content)
-        write_atomically(os.path.join(output, "evaluation.json"), json.dumps(result, indent=2))
     except (OSError, tf.errors.OpError) as error:
-        raise UserError(f"--output={output} cannot be written ({error}); give another") from error
+        raise UserError(
+            f"--output={output} cannot be written ({first_line(error)}); give another folder"
+        ) from error
+
+
+def _write(output, result):
+    write_atomically(os.path.join(output, "evaluation.json"), json.dumps(result, indent=2))

@@ -1,16 +1,16 @@
 """From a run to a SavedModel with a model card; see `savedmodel` for what is in it."""
 
-import json
 import logging
-import os
 
 import tensorflow as tf
 
 from selfie_tf import savedmodel
 from selfie_tf.config import flatten, to_dict
+from selfie_tf.errors import UserError
 from selfie_tf.finetuning import load_finetuning_run
 from selfie_tf.pretraining import load_pretraining_run
 from selfie_tf.training import is_finetuning, num_weights, versions
+from selfie_tf.workdir import read_json
 
 
 def export(workdir: str, output: str) -> None:
@@ -23,6 +23,9 @@ def export(workdir: str, output: str) -> None:
     Raises:
       UserError: see `training.load_run` and `savedmodel.write`.
     """
+    savedmodel.check_output(output)
+    if savedmodel.read_info(workdir) is not None:
+        raise UserError(f"--workdir={workdir} is an export already; copy it")
     classifier = is_finetuning(workdir)
     run = load_finetuning_run(workdir) if classifier else load_pretraining_run(workdir)
     model, config = run.model, run.config
@@ -32,18 +35,14 @@ def export(workdir: str, output: str) -> None:
             return model(images, training=training)
         return model.patch_features(images[:, None], training=training)[:, 0]
 
-    metrics = {}
-    path = os.path.join(workdir, "result.json")
-    if tf.io.gfile.exists(path):
-        with tf.io.gfile.GFile(path) as file:
-            metrics = json.load(file)
     command = f"python bin/export.py --workdir={workdir} --output={output}"
     info = {
         "kind": "classifier" if classifier else "features",
         "origin": run.origin,
         "step": run.step,
         "config": to_dict(config),
-        "result": metrics,
+        "fingerprint": run.fingerprint,
+        "result": read_json(workdir, "result.json") or {},
         "command": command,
         "versions": versions(),
     }

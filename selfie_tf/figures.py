@@ -1,5 +1,7 @@
 """Pictures of what is learnt: the jigsaw (the paper's Figure 2) and the training curves."""
 
+import warnings
+
 import numpy as np
 
 WHITE, RED, HIDDEN = (255, 255, 255), (230, 30, 30), (128, 128, 128)
@@ -132,7 +134,8 @@ def draw_finetuning(path, runs: list, split: str = "test") -> None:
         axis.set_ylabel(title)
         axis.grid(alpha=0.3)
     for i, label in enumerate(labels):
-        axes[0, 0].plot([], [], color=f"C{i}", label=label)
+        # A label that begins with _ would not be shown.
+        axes[0, 0].plot([], [], color=f"C{i}", label=f" {_escape(label)}")
     if len(labels) > 1:
         axes[0, 0].legend()
     _save(figure, path)
@@ -146,7 +149,7 @@ def draw_confusion(path, matrix: np.ndarray, names) -> None:
       matrix: int `[K, K]`, how often class i (row) was answered by class j (column).
       names: K strings; up to 20 of them are written out, and the parts in per cent.
     """
-    count = len(names)
+    count, names = len(names), [_escape(name) for name in names]
     parts = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = max(4.0, 0.45 * count) if count <= 20 else 8.0
     figure, axes = _figure(1, 1, (side + 1.6, side + 0.8))
@@ -172,5 +175,15 @@ def _figure(rows, columns, inches):
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def _escape(text):
+    return text.replace("$", r"\$")  # which would begin a formula
+
+
 def _save(figure, path):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of fonts that lack a script
+        _write(figure, path)
+
+
+def _write(figure, path):
     figure.savefig(path, format="png", dpi=130)

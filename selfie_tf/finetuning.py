@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 
 import tensorflow as tf
 
@@ -102,7 +103,7 @@ def finetune(
         subset.update(chosen)
         if chosen["ids"] != "all":  # a subset file may change as the images may
             digest = hashlib.sha256(json.dumps(chosen).encode()).hexdigest()
-            source.fingerprint = f"{source.fingerprint} {digest}"
+            source.fingerprint = f"{source.fingerprint}#{digest}"
         check_batch(config, source)
         return source
 
@@ -118,8 +119,10 @@ def _finetune(config, directory, strategy, source, subset):
         model = build_classifier(config, len(source.class_names))
         compile_model(config, model, steps_per_execution(config, strategy))
     loop = Loop(config, model, strategy, directory)
-    initialisation = directory.read_json("initialisation.json") if loop.step else None
-    if initialisation is None:
+    if loop.step:
+        unknown = {"from": config.init_from, "step": None, "config": None}
+        initialisation = directory.read_json("initialisation.json") or unknown
+    else:
         with strategy.scope():
             initialisation = _initialise(config, model)
     directory.begin(source.fingerprint)
@@ -193,7 +196,7 @@ def _initialise(config, model) -> dict:
     if not config.init_from:
         logging.info("initialisation: all weights are random (the supervised baseline)")
         return {"from": "", "step": 0, "config": None}
-    pretrained = load_pretraining_run(config.init_from)
+    pretrained = load_pretraining_run(os.path.expanduser(config.init_from))
     origin = f"init_from={config.init_from}"
     used = load_pretrained_weights(model, pretrained.model, origin)
     theirs = pretrained.config

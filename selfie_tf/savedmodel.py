@@ -5,6 +5,7 @@ The object that is saved has what TensorFlow Hub calls a reusable SavedModel: `_
 statistics, and `variables` and `trainable_variables`.
 """
 
+import glob
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from selfie_tf.checkpoints import sha256, write_atomically
+from selfie_tf.distribute import first_line
 from selfie_tf.errors import UserError
 
 _INFO = "selfie_tf.json"
@@ -45,10 +47,12 @@ def write(
     Raises:
       UserError: if there is something at `path`, or it cannot be written.
     """
-    if os.path.exists(path):
-        raise UserError(f"--output={path} is there already; give another folder, or remove it")
-    temporary = f"{path.rstrip('/')}.tmp-{os.getpid()}"
+    check_output(path)
+    path = path.rstrip("/")
+    temporary = f"{path}.tmp-{os.getpid()}"
     try:
+        for left in glob.glob(f"{glob.escape(path)}.tmp-*"):  # of an export that was killed
+            shutil.rmtree(left)
         os.makedirs(temporary)
         used = [*layer.trainable_weights, *layer.non_trainable_weights]
         used = [variable for variable in used if "/" in variable.name]
@@ -68,10 +72,18 @@ def write(
         }
         write_atomically(os.path.join(temporary, _INFO), json.dumps(info, indent=2) + "\n")
         os.rename(temporary, path)
-    except OSError as error:
-        raise UserError(f"--output={path} cannot be written ({error.strerror or error})") from error
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(f"--output={path} cannot be written ({first_line(error)})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_output(path: str) -> None:
+    """Raises UserError if an export cannot go to `path`."""
+    if "://" in path:
+        raise UserError(f"--output={path}: give a local folder, and copy it")
+    if os.path.exists(path):
+        raise UserError(f"--output={path} is there already; give another folder, or remove it")
 
 
 def _reusable(function, image_size, class_names):
@@ -160,5 +172,6 @@ def _digests(folder):
         for where, _, names in tf.io.gfile.walk(folder)
         for name in names
     ]
-    wanted = sorted(name for name in names if name != _INFO)
+    # The card may be added to.
+    wanted = sorted(name for name in names if name not in (_INFO, "README.md"))
     return {name: sha256(os.path.join(folder, name)) for name in wanted}

@@ -134,13 +134,26 @@ def distributed(config, strategy, make_dataset):
 
 @dataclasses.dataclass
 class LoadedRun:
-    """A model from disk; `origin` is a line that says where it is from."""
+    """A model from disk; `origin` is a line that says where it is from.
+
+    `fingerprint` is that of the images it was trained on, see `data.sources.IndexedSource`.
+    """
 
     model: keras.Model
     config: typing.Any
     class_names: tuple
     step: int
     origin: str
+    fingerprint: str
+
+    def check_images(self, source) -> None:
+        """Raises UserError if the run's images have changed, and with them the held-out ones."""
+        if self.fingerprint.partition("#")[0] not in ("", source.fingerprint):
+            raise UserError(
+                f"data.name={self.config.data.name} holds other images than the run was trained "
+                "on, so held-out images may have been trained on; bring back the very files, or "
+                "give others with --data_name"
+            )
 
 
 def load_run(path: str, kind: type, build) -> LoadedRun:
@@ -158,15 +171,16 @@ def load_run(path: str, kind: type, build) -> LoadedRun:
       UserError: if there is no such thing in `path`, or it is of the other kind or damaged.
     """
     info = savedmodel.read_info(path)
-    config = from_dict(_config_values(path, info))
+    config = _config(path, info)
     if not isinstance(config, kind):
         kinds = {Config: "pretraining", FinetuneConfig: "finetuning"}
         found, wanted = kinds[type(config)], kinds[kind]
         raise UserError(f"{path} is of a {found} run; give one of a {wanted} run")
-    if info is None:
-        class_names = (read_json(path, "subset.json") or {}).get("class_names", ())
-    else:
-        class_names = info["class_names"]
+    about = info if info is not None else read_json(path, "subset.json") or {}
+    class_names = about.get("class_names", ())
+    if kind is FinetuneConfig and not class_names:
+        raise UserError(f"{path}: no class names: its subset.json is lost; bring it back")
+    data = info if info is not None else read_json(path, "data.json") or {}
     policy = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy(
         "float64" if config.train.precision == "float64" else "float32"
@@ -185,7 +199,7 @@ def load_run(path: str, kind: type, build) -> LoadedRun:
         if not step:
             raise UserError(f"{path}: no checkpoint in it yet")
     origin = f"{path} ({config.data.name}, step {step} of {config.train.steps})"
-    return LoadedRun(model, config, tuple(class_names), step, origin)
+    return LoadedRun(model, config, tuple(class_names), step, origin, data.get("fingerprint", ""))
 
 
 def is_finetuning(path: str) -> bool:
@@ -194,16 +208,19 @@ def is_finetuning(path: str) -> bool:
     Raises:
       UserError: if there is neither in `path`.
     """
-    return isinstance(from_dict(_config_values(path, savedmodel.read_info(path))), FinetuneConfig)
+    return isinstance(_config(path, savedmodel.read_info(path)), FinetuneConfig)
 
 
-def _config_values(path, info):
+def _config(path, info):
     values = read_json(path, "config.json") if info is None else info["config"]
     if values is None:
         raise UserError(
             f"{path}: no config.json in it; give the work directory of a run, or an export"
         )
-    return values
+    try:
+        return from_dict(values)
+    except UserError as error:
+        raise UserError(f"{path}: its config cannot be used ({error})") from error
 
 
 @dataclasses.dataclass

@@ -107,6 +107,9 @@ class WorkDir:
             raise UserError(
                 f"{self.join('config.json')} cannot be used ({error}); use another --workdir"
             ) from error
+        if type(before) is not type(config):
+            kind = "pretraining" if type(before) is Config else "finetuning"
+            raise UserError(f"--workdir={self.path} belongs to a {kind} run; use another --workdir")
         old, new = flatten(before), flatten(config)
         differing = [f"{k} ({old[k]!r}, now {new[k]!r})" for k in new if old[k] != new[k]]
         if differing:
@@ -132,7 +135,7 @@ def read_json(path: str, name: str) -> dict | None:
         if not isinstance(value, dict):
             raise ValueError("it holds no object")
         return value
-    except tf.errors.NotFoundError:
+    except (tf.errors.NotFoundError, tf.errors.FailedPreconditionError):  # or `path` is a file
         return None
     except (ValueError, tf.errors.OpError) as error:
         raise UserError(

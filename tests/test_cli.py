@@ -314,6 +314,23 @@ def test_init_from_what_is_no_pretraining(tmp_path):
     assert f"{tmp_path}/empty: no config.json in it" in line
 
 
+def test_a_workdir_of_the_other_kind(pretrained):
+    line = fails(*TINY_FINETUNE, f"--workdir={pretrained}", command="bin/finetune.py")
+    assert f"--workdir={pretrained} belongs to a pretraining run; use another" in line
+
+
+def test_a_key_of_finetuning_with_a_config_of_pretraining(tmp_path):
+    given = ["--config=configs/quickstart.py", "--config.init_from=x", f"--workdir={tmp_path}"]
+    line = fails(*given, command="bin/finetune.py")
+    assert "must return a selfie_tf.config.FinetuneConfig" in line
+
+
+def test_a_file_as_init_from(pretrained, tmp_path):
+    given = f"--config.init_from={pretrained}/config.json"
+    line = fails(*TINY_FINETUNE, given, f"--workdir={tmp_path}", command="bin/finetune.py")
+    assert f"{pretrained}/config.json: no config.json in it" in line
+
+
 def test_finetuning_needs_class_folders(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()

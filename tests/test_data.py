@@ -504,6 +504,58 @@ def test_the_test_folder_can_be_named(classes):
         make_source(config)
 
 
+@pytest.mark.parametrize("name", ["validation", "val", "valid"])
+def test_other_names_of_the_test_folder(name, classes):
+    os.rename(classes / "test", classes / name)
+    source = make_source(folder_config(classes))
+    assert source.class_names == ("cat", "dog") and source.num_held_out == 16
+
+
+def test_a_folder_beside_train_and_test_must_be_explained(classes):
+    save(classes / "unlabelled" / "x.png", np.zeros([8, 8, 3], np.uint8))
+    config = folder_config(classes)
+    with pytest.raises(UserError, match="holds unlabelled beside train and test; .*test_split"):
+        make_source(config)
+    config.data.test_split = "test"
+    assert make_source(config).num_train == 60
+
+
+def test_a_test_folder_without_images(classes):
+    for path in (classes / "test").rglob("*.png"):
+        path.unlink()
+    config = folder_config(classes)
+    source = make_source(config)
+    assert source.num_held_out == 6 and source.class_names == ("cat", "dog")
+    config.data.test_split = "test"
+    with pytest.raises(UserError, match="data.test_split=test: no images in"):
+        make_source(config)
+
+
+def test_hidden_folders_are_no_classes(classes):
+    for name in (".ipynb_checkpoints", "__MACOSX"):
+        save(classes / "train" / name / "x.png", np.zeros([8, 8, 3], np.uint8))
+    assert make_source(folder_config(classes)).class_names == ("cat", "dog")
+
+
+def test_one_more_file_hardly_changes_what_is_held_out(tmp_path):
+    for i in range(400):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+    before = set(FolderSource(str(tmp_path), 30, 0, 0.001, 10**8)._held_out)
+    (tmp_path / "new.png").write_bytes(b"")
+    after = set(FolderSource(str(tmp_path), 30, 0, 0.001, 10**8)._held_out)
+    assert len(before) == len(after) == 30 and len(before & after) >= 29
+
+
+def test_a_jpeg_is_not_shrunk_below_what_the_test_crop_needs(tmp_path, rng):
+    for name in ("a", "b"):
+        for i in range(10):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.new("RGB", (512, 512), (9, 9, 9)).save(tmp_path / name / f"{i}.jpg")
+    config = finetune_config(tmp_path, test_crop=0.25, crop="center")
+    shape = next(iter(make_source(config).held_out_images()))[1].shape
+    assert 64 <= shape[0] <= 128  # 16 / 0.25, rounded up to what the decoder offers
+
+
 def test_built_in_images_have_labels():
     from selfie_tf.data import shapes
 

@@ -143,6 +143,40 @@ def test_other_data_is_evaluated_by_name(runs, tmp_path):
     assert "has the classes cat, dog" in line and "disc, ring" in line
 
 
+def test_a_folder_that_has_changed_is_refused(runs, tmp_path):
+    """Other images would be held out than were kept from training."""
+    save_images(tmp_path / "images", ["cat", "dog"])
+    data = f"--config.data.name=folder:{tmp_path}/images"
+    flags = [*TINY_FINETUNE, data, "--config.data.label_fraction=1", "--config.train.steps=5"]
+    code, _, err = run(*flags, f"--workdir={tmp_path}/run", command="bin/finetune.py")
+    assert code == 0, err
+    (tmp_path / "images" / "cat" / "0.png").write_bytes(b"nothing")
+    (tmp_path / "images" / "dog" / "0.png").write_bytes(b"nothing")
+    code, _, err = evaluate(f"--workdir={tmp_path}/run")
+    assert code == 0 or "corrupt_budget" in err.splitlines()[-1], err
+    assert "Traceback" not in err
+    (tmp_path / "images" / "cat" / "0.png").rename(tmp_path / "images" / "cat" / "new.png")
+    code, _, err = evaluate(f"--workdir={tmp_path}/run")
+    line = err.splitlines()[-1]
+    assert code == 1 and line.startswith("error: ") and "other images than the run" in line
+
+
+def test_an_output_that_cannot_be_is_noticed_at_once(runs, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, out, err = evaluate(f"--workdir={runs}/a", f"--output={tmp_path}/file")
+    line = err.splitlines()[-1]
+    assert (
+        code == 1 and f"--output={tmp_path}/file cannot be written" in line and "recall" not in out
+    )
+
+
+@pytest.mark.parametrize("name", ["bogus", "bogus:x"])
+def test_data_names_that_are_none(runs, tmp_path, name):
+    code, _, err = evaluate(f"--workdir={runs}/a", f"--output={tmp_path}", f"--data_name={name}")
+    line = err.splitlines()[-1]
+    assert code == 1 and f"data.name='{name}': expected tfds:NAME" in line
+
+
 def test_runs_that_are_not_there(tmp_path):
     code, _, err = evaluate(f"--workdir={tmp_path}")
     assert code == 1 and "no config.json in it" in err.splitlines()[-1]

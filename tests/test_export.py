@@ -202,6 +202,22 @@ def test_finetuning_from_an_export_is_finetuning_from_its_run(head, features, pr
     assert losses[0] == losses[1]
 
 
+def test_an_export_is_not_exported_and_its_card_may_be_added_to(features, tmp_path):
+    copy = tmp_path / "export"
+    shutil.copytree(features, copy)
+    (copy / "README.md").write_text("mine")
+    assert load_pretrained(str(copy)).patch_network.built
+    assert f"--workdir={copy} is an export already" in fails(export, copy, tmp_path / "new")
+
+
+def test_what_a_killed_export_left_is_removed(pretrained, tmp_path):
+    left = tmp_path / "out.tmp-1"
+    left.mkdir()
+    code, _, err = export(pretrained, f"{tmp_path}/out/")  # with a slash
+    assert code == 0, err
+    assert not left.exists() and (tmp_path / "out" / "saved_model.pb").exists()
+
+
 def test_the_model_card_says_what_it_is(classifier, finetuned):
     card = (classifier / "README.md").read_text()
     result = json.loads((finetuned / "result.json").read_text())
@@ -267,6 +283,7 @@ def test_where_an_export_cannot_go(pretrained, tmp_path):
     assert f"--output={tmp_path}/there is there already" in line
     (tmp_path / "file").write_text("")
     assert "--output=" in fails(export, pretrained, tmp_path / "file" / "x")
+    assert "give a local folder" in fails(export, pretrained, "gs://bucket/x")
     line = fails(export, tmp_path / "nothing", tmp_path / "new")
     assert f"{tmp_path}/nothing: no config.json in it" in line
     assert not (tmp_path / "new").exists()

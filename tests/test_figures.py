@@ -71,7 +71,8 @@ def test_finetuning_curves_have_a_colour_a_label():
     file = io.BytesIO()
     points = [{"step": s, "loss": 2.0 / s, "top1": 0.1} for s in range(1, 5)]
     tests = [{"step": s, "test_loss": 1.0 / s, "test_top1": 0.1 * s} for s in range(1, 5)]
-    figures.draw_finetuning(file, [("a", points, tests), ("b", points[2:], tests), ("a", [], [])])
+    runs = [("$a^$", points, tests), ("_b", points[2:], tests), ("$a^$", [], [])]
+    figures.draw_finetuning(file, runs)
     pixels = np.asarray(Image.open(file).convert("RGB")).reshape(-1, 3).tolist()
     for color in ((31, 119, 180), (255, 127, 14)):  # Matplotlib's first two
         assert list(color) in pixels
@@ -83,7 +84,7 @@ def test_a_confusion_matrix_is_drawn_row_by_row(count):
     matrix = np.zeros([count, count], int)
     matrix[0, 1], matrix[1, 1] = 5, 9  # every other class without an image
     file = io.BytesIO()
-    figures.draw_confusion(file, matrix, [f"class {i}" for i in range(count)])
+    figures.draw_confusion(file, matrix, [f"$a^{i}$" for i in range(count)])  # no formulas
     pixels = np.asarray(Image.open(file).convert("RGB"))
     dark = (pixels == [8, 48, 107]).all(-1)  # all of a class's images
     rows, columns = np.nonzero(dark[:, : pixels.shape[1] * 3 // 4])

@@ -88,6 +88,16 @@ def test_a_split_is_disjoint_complete_and_balanced(ids, labels):
         split(["x", "y", "z"], [0, 0, 1], NAMES, 0.5)
 
 
+@pytest.mark.parametrize("fraction", [0.75, 0.9])
+def test_something_is_left_to_train_on(fraction):
+    train, tune = split(["p", "q", "r", "s"], np.array([0, 0, 1, 1]), NAMES, fraction)
+    assert len(train) == len(tune) == 2
+
+
+def test_at_least_so_many(ids, labels):
+    assert counts(labels, choose(ids, labels, NAMES, 0.02, at_least=2)) == [2, 2, 2]
+
+
 def test_the_images_to_tune_on_are_not_the_first_of_a_smaller_choice(ids, labels):
     """Else tuning on all labels would look at the images of the runs on few."""
     _, tune = split(ids, labels, NAMES, 0.1)
@@ -167,6 +177,7 @@ def test_a_subset_file_brings_back_the_very_images(source, tmp_path, validation_
         ('{"ids": ["3", "x", "y"]}', "2 of its 3 ids are not among the training images, e.g. 'x'"),
         ('{"ids": ["3"]}', "no labelled image of class"),
         ('{"ids": []}', "no list of strings"),
+        ('{"ids": "abc"}', "no list of strings"),
         ('{"ids": [3]}', "no list of strings"),
         ("{}", "lacks 'ids'"),
         ("[]", "cannot be used"),

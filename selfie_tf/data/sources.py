@@ -5,6 +5,7 @@ position g is in epoch g // N, and each epoch has its own order of the N trainin
 input can be asked for from any step, and yields what an uninterrupted run would have seen.
 """
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
@@ -16,10 +17,11 @@ import tensorflow as tf
 
 from selfie_tf.data import shapes
 from selfie_tf.data.decode import IMAGE_SUFFIXES, read_image
+from selfie_tf.distribute import first_line
 from selfie_tf.errors import UserError
 
 _END = np.iinfo(np.int64).max
-_HELD_OUT_SPLITS = ("test", "validation", "val")
+_HELD_OUT_SPLITS = ("test", "validation", "val", "valid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,9 +149,10 @@ class ShapesSource(IndexedSource):
 class FolderSource(IndexedSource):
     """All images below a folder, whatever its depth; class folders are only needed for labels.
 
-    Where the folder holds no other folders than `train` and `test` (or `validation`, `val`), these
-    are the training and the held-out images; else `held_out` of the images are held out.
-    An image's class is the first folder on its way from there.
+    Where the folder holds no other folders than `train` and `test` (or `validation`, `val`,
+    `valid`), these are the training and the held-out images; else `held_out` of the images are held
+    out, chosen by a hash of their names, so that more images change little. An image's class is the
+    first folder on its way from there.
 
     Args:
       path: of the folder.
@@ -180,18 +183,29 @@ class FolderSource(IndexedSource):
                 f"data.test_split={test_split}: {path} does not hold the folders train and "
                 f"{test_split}, but {', '.join(sorted(folders)) or 'none'}"
             )
+        if split and "train" in folders and not test_split:
+            others = sorted(folders - {"train", *_HELD_OUT_SPLITS})
+            if others:
+                raise UserError(
+                    f"data.name=folder:{path} holds {', '.join(others)} beside train and {split}; "
+                    f"give --config.data.test_split={split} to use train and {split} alone, or "
+                    "move the others elsewhere"
+                )
         roots = [path, path]
         if "train" in folders and (test_split or folders <= {"train", *_HELD_OUT_SPLITS}):
             roots = [os.path.join(path, name) for name in ("train", split or "train")]
             train = list_images(roots[0])
             test = list_images(roots[1]) if split else []
+            if test_split and not test:
+                raise UserError(f"data.test_split={test_split}: no images in {roots[1]}")
         else:
             train, test = list_images(path), []
         if not test:
             # A fixed choice, whatever the seed, so that runs can be compared.
-            train = [train[i] for i in np.random.RandomState(0).permutation(len(train))]
+            roots[1] = roots[0]
             count = max(1, min(held_out, len(train) // 10))
-            train, test = train[count:], train[:count]
+            test = sorted(sorted(train, key=lambda name: _hash(name, path))[:count])
+            train = sorted(set(train) - set(test))
         if not train:
             raise UserError(
                 f"data.name=folder:{path}: {'one image' if test else 'no images'} in it or below; "
@@ -209,19 +223,21 @@ class FolderSource(IndexedSource):
             [os.path.relpath(name, root).rpartition("/")[0].partition("/")[0] for name in names]
             for names, root in zip((train, test), roots, strict=True)
         ]
-        known = sorted(set(classes[0]))
+        known = {label: i for i, label in enumerate(sorted(set(classes[0])))}
         for names, found in zip((train, test), classes, strict=True):
             for name, label in zip(names, found, strict=True):
                 if not label:
                     self.no_labels = f"{name} lies in no class folder"
                 elif label not in known:
                     self.no_labels = f"{name} is of a class that has no training images"
+                    if roots[0] == roots[1]:
+                        self.no_labels += " left when it is held out; add images or a test folder"
         if not self.no_labels and len(known) < 2:
-            self.no_labels = f"all images are of one class, {known[0]}"
+            self.no_labels = f"all images are of one class, {next(iter(known))}"
         if self.no_labels:
             return None
         self.class_names = tuple(known)
-        return [[known.index(label) for label in found] for found in classes]
+        return [[known[label] for label in found] for found in classes]
 
     def train_ids(self) -> list:
         """Paths below the folder."""
@@ -451,6 +467,21 @@ def _read(instructions, order=None, in_turn=False) -> tf.data.Dataset:
     )
 
 
+def _hash(name, root):
+    return hashlib.sha256(os.path.relpath(name, root).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def reading(source, data):
+    """Turns what goes wrong while images of `source` are read into a UserError."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        if source.failure is not None:  # tf.data wraps it in an error of its own
+            raise source.failure from None
+        raise UserError(f"data.name={data.name} cannot be read ({first_line(error)})") from error
+
+
 def list_images(path: str) -> list:
     """Sorted paths of all image files at any depth below `path`; says what else it passed over."""
     found, other, seen = [], {}, set()
@@ -461,6 +492,9 @@ def list_images(path: str) -> list:
             f"{path}: a file name in it or below is not UTF-8 ({error.object!r}); rename the file"
         ) from error
     for folder, _, names in walked:
+        inside = os.path.relpath(folder, path).split("/")
+        if any(part == "__MACOSX" or (part[0] == "." and part != ".") for part in inside):
+            continue
         real = os.path.realpath(folder) if "://" not in folder else folder
         if real in seen:  # a link back up
             continue
@@ -509,9 +543,10 @@ def make_source(config, data_dir: str = "", download: bool = False, remote: bool
             raise UserError(f"data.test_split={data.test_split}: builtin:shapes has train and test")
         source = ShapesSource(data.image_size)
     elif kind == "folder":
-        least = data.image_size
+        least = int(np.ceil(data.image_size / getattr(data, "test_crop", 1.0)))
         if data.crop == "random_resized":
-            least = int(np.ceil(least * (4 / 3) ** 0.5 * data.min_crop_area**-0.5))
+            wanted = data.image_size * (4 / 3) ** 0.5 * data.min_crop_area**-0.5
+            least = max(least, int(np.ceil(wanted)))
         path = os.path.expanduser(rest)
         source = FolderSource(
             path, data.held_out, least, data.corrupt_budget, data.max_pixels, data.test_split

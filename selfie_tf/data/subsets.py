@@ -6,10 +6,13 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from selfie_tf.data.sources import reading
 from selfie_tf.errors import UserError
 
 
-def choose(ids, labels, names, fraction: float, per_class: int = 0, seed: int = 0) -> np.ndarray:
+def choose(
+    ids, labels, names, fraction: float, per_class: int = 0, seed: int = 0, at_least: int = 0
+) -> np.ndarray:
     """Draws part of the images of every class.
 
     The part is a function of the seed and the class's ids, whatever their order, and smaller parts
@@ -22,6 +25,7 @@ def choose(ids, labels, names, fraction: float, per_class: int = 0, seed: int = 
       fraction: of each class, rounded to whole images, in [0, 1].
       per_class: images of each class, instead; 0 for the fraction.
       seed: int.
+      at_least: images of each class, where the fraction gives fewer.
 
     Returns:
       int `[M]`, indices into `ids`, ascending.
@@ -33,7 +37,7 @@ def choose(ids, labels, names, fraction: float, per_class: int = 0, seed: int = 
     chosen = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        count = per_class or round(fraction * len(members))
+        count = per_class or max(at_least, round(fraction * len(members)))
         if count > len(members):
             raise UserError(
                 f"data.labels_per_class={per_class}: class {names[label]!r} has only "
@@ -56,7 +60,7 @@ def split(ids, labels, names, fraction: float, seed: int = 0) -> tuple:
 
     Args:
       ids, labels, names, seed: as in `choose`.
-      fraction: of each class, to tune on; at least one image.
+      fraction: of each class, to tune on; at least one image, and never all.
 
     Returns:
       two int arrays of indices into `ids`, ascending: to train on, to tune on.
@@ -76,7 +80,7 @@ def split(ids, labels, names, fraction: float, seed: int = 0) -> tuple:
         members = members[np.argsort(ids[members])]
         # Another order than `choose` has, where the images to tune on would be the first drawn.
         order = np.random.RandomState([seed, label, 1]).permutation(len(members))
-        tune.append(members[order[: max(1, round(fraction * len(members)))]])
+        tune.append(members[order[: min(len(members) - 1, max(1, round(fraction * len(members))))]])
     tune = np.sort(np.concatenate(tune))
     return np.setdiff1d(np.arange(len(ids)), tune), tune
 
@@ -107,7 +111,8 @@ def labelled_source(source, data) -> tuple:
     about = {"data": data.name, "class_names": list(source.class_names)}
     if wanted == "all" and not partial and not data.validation_fraction:
         return source, {**about, "images": source.num_train, "ids": "all", "validation_ids": []}
-    ids, labels = np.asarray(source.train_ids()), source.train_labels()
+    with reading(source, data):
+        ids, labels = np.asarray(source.train_ids()), source.train_labels()
     if labels.min() < 0:
         raise UserError(f"data.name={data.name}: some of its training images have no label")
     names = source.class_names
@@ -133,7 +138,8 @@ def labelled_source(source, data) -> tuple:
         "ids": ids[chosen].tolist(),
         "validation_ids": [] if tune is None else ids[tune].tolist(),
     }
-    return source.select(train, tune), subset
+    with reading(source, data):
+        return source.select(train, tune), subset
 
 
 def _read_ids(path):
@@ -141,7 +147,8 @@ def _read_ids(path):
     try:
         with tf.io.gfile.GFile(path) as file:
             ids = json.load(file)["ids"]
-        if ids != "all" and not (ids and all(isinstance(i, str) for i in ids)):
+        strings = isinstance(ids, list) and ids and all(isinstance(i, str) for i in ids)
+        if ids != "all" and not strings:
             raise ValueError("its `ids` are no list of strings")
         return ids
     except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:

@@ -274,7 +274,11 @@ def load_pretrained_weights(classifier: Classifier, pretrainer, origin: str) -> 
     states = [name for name in weights if "/" in name]  # the others are metrics
     return {
         "loaded": [_plain(name) for name in states if name in loaded],
-        "fresh": [_plain(name) for name in states if name not in loaded],
+        "fresh": [
+            _plain(name)
+            for name in states
+            if name not in loaded and not _plain(name).endswith("/calls")  # dropout's count
+        ],
         "unused": unused,
     }
 
