@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from selfie_tf.layers.attention import AttentionBlock, SelfAttention, StatelessDropout
+from selfie_tf.layers.attention import AttentionBlock, LayerNorm, SelfAttention, StatelessDropout
 from selfie_tf.layers.attention_pooling import AttentionPooling
 from selfie_tf.layers.positions import FactorizedPositions, LearnedPositions
 
@@ -208,6 +208,61 @@ def test_pooling_does_not_depend_on_the_order(rng, built):
     np.testing.assert_allclose(layer(h), layer(h[:, ::-1]), atol=1e-5)
 
 
+def test_layer_norm_and_its_gradient_match_numpy(built, rng):
+    layer = built(LayerNorm(), [None, 3, 5])
+    set_weights(layer, rng)
+    inputs, weight = (rng.normal(size=[2, 3, 5]).astype(np.float32) for _ in range(2))
+    x = tf.constant(inputs)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x)
+        total = tf.reduce_sum(weight * y)
+    gamma, beta = layer.gamma.numpy().astype(np.float64), layer.beta.numpy()
+    d_x, d_gamma, d_beta = tape.gradient(total, [x, layer.gamma, layer.beta])
+
+    def value(values):
+        return sum(
+            np.sum(weight[b, n] * layer_norm(values[b, n], gamma, beta))
+            for b in range(2)
+            for n in range(3)
+        )
+
+    for b, n in np.ndindex(2, 3):
+        expected = layer_norm(inputs[b, n].astype(np.float64), gamma, beta)
+        np.testing.assert_allclose(y[b, n], expected, atol=1e-5)
+    for place in np.ndindex(2, 3, 5):
+        step = np.zeros_like(inputs, np.float64)
+        step[place] = 1e-5
+        expected = (value(inputs + step) - value(inputs - step)) / 2e-5
+        np.testing.assert_allclose(d_x[place], expected, atol=1e-3)
+    unit = [layer_norm(v.astype(np.float64), 1, 0) for v in inputs.reshape(-1, 5)]
+    np.testing.assert_allclose(d_gamma, np.sum(unit * weight.reshape(-1, 5), 0), atol=1e-4)
+    np.testing.assert_allclose(d_beta, weight.sum((0, 1)), atol=1e-5)
+
+
+def test_layer_norm_is_computed_in_float32(built, rng):
+    """Also its scale, which mixed precision would round."""
+    layer = built(LayerNorm(dtype="mixed_bfloat16"), [None, 64])
+    layer.gamma.assign(tf.fill([64], 1.001))  # in bfloat16 1.0
+    x = tf.constant(rng.normal(size=[8, 64]), tf.bfloat16)
+    assert layer(x).dtype == tf.bfloat16 and layer.gamma.dtype == tf.float32
+    layer.gamma.assign_add(tf.fill([64], 100.0))
+    exact = layer_norm(tf.cast(x[0], tf.float64).numpy(), 101.001, 0)
+    np.testing.assert_allclose(tf.cast(layer(x)[0], tf.float64), exact, rtol=4.1e-3, atol=1e-6)
+
+
+def test_no_fused_normalisation_in_attention(built, rng):
+    """Its gradient on CPU differs from run to run (see `LayerNorm`)."""
+    layer = built(AttentionPooling(1, 2, 8), [None, 5, 4])
+
+    @tf.function
+    def gradient(x):
+        return tf.gradients(tf.reduce_sum(layer(x) ** 2), layer.trainable_variables)
+
+    graph = gradient.get_concrete_function(tf.TensorSpec([2, 5, 4])).graph
+    assert not [op.type for op in graph.get_operations() if "FusedBatchNorm" in op.type]
+
+
 def test_heads_must_divide_the_width(built):
     with pytest.raises(ValueError, match="num_heads=4 does not divide the width 6"):
         built(SelfAttention(4), [None, 5, 6])
@@ -217,6 +272,7 @@ LAYERS = [
     (LearnedPositions, {"rows": 2, "columns": 3, "dim": 4}),
     (FactorizedPositions, {"rows": 2, "columns": 3, "dim": 4}),
     (StatelessDropout, {"rate": 0.3, "seed": 5}),
+    (LayerNorm, {"epsilon": 0.1}),
     (SelfAttention, {"num_heads": 2, "dropout_rate": 0.3, "seed": 5}),
     (AttentionBlock, {"num_heads": 2, "mlp_dim": 7, "dropout_rate": 0.3, "seed": 5}),
     (

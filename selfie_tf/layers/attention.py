@@ -62,6 +62,40 @@ class StatelessDropout(keras.layers.Layer):
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
 
 
+class LayerNorm(keras.layers.Layer):
+    """Layer normalisation over the last axis, then scale and offset; computed in float32.
+
+    Not Keras's, which goes through fused batch normalisation: on CPU the gradient of that depends
+    on how threads happen to share it when each "batch" is one vector, so that two runs differ.
+
+    Args:
+      epsilon: added to the variance.
+    """
+
+    def __init__(self, epsilon: float = 1e-6, **kwargs):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        for name, initializer in (("gamma", "ones"), ("beta", "zeros")):
+            weight = self.add_weight(
+                name, [input_shape[-1]], initializer=initializer, experimental_autocast=False
+            )
+            setattr(self, name, weight)
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Args: inputs float `[..., D]`. Returns: the same shape and dtype."""
+        x = at_least_float32(inputs)
+        x -= tf.reduce_mean(x, axis=-1, keepdims=True)
+        variance = tf.reduce_mean(tf.square(x), axis=-1, keepdims=True)
+        x = x * tf.math.rsqrt(variance + self.epsilon) * self.gamma + self.beta
+        return tf.cast(x, inputs.dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "epsilon": self.epsilon}
+
+
 class SelfAttention(keras.layers.Layer):
     """Multi-head scaled dot-product self-attention with dropout on the attention weights.
 
@@ -140,13 +174,13 @@ class AttentionBlock(keras.layers.Layer):
         rate, seed = self.dropout_rate, 3 * self.seed
         self.attention = SelfAttention(self.num_heads, rate, seed, name="attention")
         self.attention_dropout = StatelessDropout(rate, seed + 1, name="attention_dropout")
-        self.attention_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="attention_norm")
+        self.attention_norm = LayerNorm(name="attention_norm")
         self.intermediate = keras.layers.Dense(
             self.mlp_dim, activation=tf.nn.gelu, name="intermediate"
         )
         self.output_dense = keras.layers.Dense(dim, name="output")
         self.output_dropout = StatelessDropout(rate, seed + 2, name="output_dropout")
-        self.output_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="output_norm")
+        self.output_norm = LayerNorm(name="output_norm")
         narrow, wide = input_shape, [*input_shape[:-1], self.mlp_dim]
         for layer, shape in (
             (self.attention, narrow),
