@@ -42,7 +42,10 @@ def fails(*flags, env=None, command="bin/pretrain.py", code=1):
         (["--config.model.num_heads=3"], ["model.num_heads=3", "128"]),
         (["--config.patches.context_fraction=1"], ["context_fraction=1", "0 target"]),
         (["--config.optimizer.warmup_steps=600"], ["warmup_steps=600", "train.steps=600"]),
-        (["--config.train.steps_per_execution=7"], ["checkpoint_every=100", "steps_per_execution=7"]),
+        (
+            ["--config.train.steps_per_execution=7"],
+            ["checkpoint_every=100", "steps_per_execution=7"],
+        ),
         (["steps=3"], ["'steps=3'", "--name=value"]),
         (["--confg=x"], ["confg", "--help"]),
         (["--config=configs/nothing.py"], ["configs/nothing.py", "configs/", "quickstart.py"]),
