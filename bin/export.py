@@ -1,8 +1,10 @@
 #!/usr/bin/env python
 """Writes what a run has learnt as a SavedModel: features or a classifier, to serve or finetune.
 
-python bin/export.py --workdir=runs/quickstart/finetuned --output=exports/classifier
-python bin/export.py --workdir=runs/quickstart/pretrained --output=exports/features
+    python bin/export.py --workdir=runs/quickstart/finetuned --output=exports/classifier
+    python bin/export.py --workdir=runs/quickstart/pretrained --output=exports/features
+
+The folder holds a model card, README.md, that says how to use it.
 """
 
 import os

@@ -150,11 +150,11 @@ def test_a_folder_that_has_changed_is_refused(runs, tmp_path):
     flags = [*TINY_FINETUNE, data, "--config.data.label_fraction=1", "--config.train.steps=5"]
     code, _, err = run(*flags, f"--workdir={tmp_path}/run", command="bin/finetune.py")
     assert code == 0, err
-    (tmp_path / "images" / "cat" / "0.png").write_bytes(b"nothing")
-    (tmp_path / "images" / "dog" / "0.png").write_bytes(b"nothing")
+    for path in (tmp_path / "images").rglob("*.png"):
+        path.write_bytes(b"nothing")
     code, _, err = evaluate(f"--workdir={tmp_path}/run")
-    assert code == 0 or "corrupt_budget" in err.splitlines()[-1], err
-    assert "Traceback" not in err
+    assert code == 1 and "Traceback" not in err
+    assert err.splitlines()[-1].startswith("error: ") and "corrupt_budget" in err.splitlines()[-1]
     (tmp_path / "images" / "cat" / "0.png").rename(tmp_path / "images" / "cat" / "new.png")
     code, _, err = evaluate(f"--workdir={tmp_path}/run")
     line = err.splitlines()[-1]

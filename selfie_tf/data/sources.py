@@ -339,6 +339,7 @@ class TFDSSource:
             self._label_alone = tfds.features.FeaturesDict({self._label_key: label})
         else:
             self.no_labels = f"{culprit} has no class labels"
+        self._labels = None
         self._buffer = shuffle_buffer
         splits_to_try = [test_split] if test_split else _HELD_OUT_SPLITS
         test = next((s for s in splits_to_try if s in splits), None)
@@ -389,11 +390,15 @@ class TFDSSource:
         ]
 
     def train_labels(self) -> np.ndarray:
-        """As `IndexedSource.train_labels`; reads every record of the split."""
+        """As `IndexedSource.train_labels`; reads every record of the split, once."""
+        if self._labels is not None:
+            return self._labels
         labels = _read(self._train, in_turn=True).map(
-            self.label, num_parallel_calls=tf.data.AUTOTUNE
+            lambda record: self._label_alone.deserialize_example(record)[self._label_key],
+            num_parallel_calls=tf.data.AUTOTUNE,
         )
-        return np.concatenate([batch.numpy() for batch in labels.batch(4096)])
+        self._labels = np.concatenate([batch.numpy() for batch in labels.batch(4096)])
+        return self._labels
 
     def select(self, train: np.ndarray, held_out: np.ndarray | None = None):
         """As `IndexedSource.select`; holds the chosen records in memory, as they are stored."""
@@ -406,12 +411,9 @@ class TFDSSource:
         chosen = dict(records.filter(lambda i, _: tf.gather(table, i)).as_numpy_iterator())
         size = sum(map(len, chosen.values())) / 1e9
         logging.info("%d labelled records are held in memory (%.2f GB)", len(chosen), size)
-        held_out = () if held_out is None else held_out
-        return _RecordsSource(self, [chosen[i] for i in train], [chosen[i] for i in held_out])
-
-    def label(self, record: tf.Tensor) -> tf.Tensor:
-        """int64 label of one raw record, without decoding its image."""
-        return self._label_alone.deserialize_example(record)[self._label_key]
+        parts = [train, [] if held_out is None else held_out]
+        labels = [self.train_labels()[np.asarray(part, int)] for part in parts]
+        return _RecordsSource(self, *([chosen[i] for i in part] for part in parts), labels)
 
     def parse(self, position, record: tf.Tensor) -> tuple:
         """(position, image, label) of one raw record."""
@@ -429,8 +431,7 @@ class TFDSSource:
 class _RecordsSource(IndexedSource):
     """Some records of a `TFDSSource` in memory; held out are others of them, or as there."""
 
-    def __init__(self, whole, train, held_out):
-        labels = [[int(whole.label(record)) for record in records] for records in (train, held_out)]
+    def __init__(self, whole, train, held_out, labels):
         super().__init__(tf.constant(train), tf.constant(held_out, tf.string), labels)
         self._whole = whole
         self.class_names, self.fingerprint = whole.class_names, whole.fingerprint
