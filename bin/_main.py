@@ -28,11 +28,11 @@ CONFIG = None  # see `define_config`
 
 def define_config(default: str, kind: type) -> None:
     """Defines --config, whose file must make a `kind`; its value is `CONFIG.value`."""
-    global CONFIG, _KIND
-    _KIND = kind
+    global CONFIG, _KIND, _DEFAULT
+    _KIND, _DEFAULT = kind, os.path.join(ROOT, "configs", default)
     CONFIG = config_flags.DEFINE_config_file(
         "config",
-        os.path.join(ROOT, "configs", default),
+        _DEFAULT,
         "Config file; single values with --config.SECTION.KEY=VALUE.",
     )
 
@@ -105,11 +105,11 @@ def _parse(argv):
     except UserError:
         raise
     except Exception as error:  # of config_flags, or of the config file itself
-        _check_kind(argv)
-        known = flatten(_KIND())
+        config = _load(argv)
+        known = () if config is None else flatten(config)
         for argument in argv[1:]:
             key = re.match(r"--?config\.([\w.]+)", argument)
-            if key and key[1] not in known:
+            if known and key and key[1] not in known:
                 close = difflib.get_close_matches(key[1], known, 1, 0.4)
                 hint = f"did you mean {close[0]}?" if close else "see selfie_tf/config.py"
                 raise UserError(f"unknown config key {key[1]}; {hint}") from error
@@ -122,20 +122,25 @@ def _parse(argv):
 
 def _other_kind():
     return UserError(
-        f"--config: its get_config() must return a selfie_tf.config.{_KIND.__name__}; "
-        "pretraining takes a Config, finetuning a FinetuneConfig"
+        f"--config: its get_config() must return a selfie_tf.config.{_KIND.__name__}; pretraining "
+        "takes a Config or PatchFormerConfig, finetuning a FinetuneConfig"
     )
 
 
-def _check_kind(argv):
-    """Raises UserError if the config file, without overrides, is of the other kind."""
-    path = next((a.partition("=")[2] for a in argv if re.match(r"--?config=", a)), None)
+def _load(argv):
+    """The config of the file, without overrides; None if that fails, which is shown as it is.
+
+    Raises:
+      UserError: if it is of the other kind.
+    """
+    path = next((a.partition("=")[2] for a in argv if re.match(r"--?config=", a)), _DEFAULT)
     try:
         value = runpy.run_path(path)["get_config"]()
-    except Exception:  # shown as it is
-        return
+    except Exception:
+        return None
     if not isinstance(value, _KIND):
         raise _other_kind()
+    return value
 
 
 def _find_config(argv):

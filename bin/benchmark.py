@@ -13,9 +13,9 @@ import sys
 import _main
 from absl import flags
 
-from selfie_tf.config import Config
+from selfie_tf.config import PretrainConfig
 
-_main.define_config("selfie_cifar10.py", Config)
+_main.define_config("selfie_cifar10.py", PretrainConfig)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images a step (the config's is not used).")
 SECONDS = flags.DEFINE_float("seconds", 20.0, "Length of each of the measurements.")
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Pretrains Selfie without labels on a folder of images or a TFDS dataset.
+"""Pretrains Selfie or PatchFormer without labels on a folder of images or a TFDS dataset.
 
     python bin/pretrain.py --config=configs/quickstart.py --workdir=runs/quickstart/pretrained
 
@@ -8,9 +8,9 @@ The same command again resumes after any kill. Single config values: --config.tr
 
 import _main
 
-from selfie_tf.config import Config
+from selfie_tf.config import PretrainConfig
 
-_main.define_config("selfie_cifar10.py", Config)
+_main.define_config("selfie_cifar10.py", PretrainConfig)
 _main.define_training_flags()
 
 

@@ -16,8 +16,10 @@ POOLINGS = ("attention", "mean", "max")
 LOGIT_SCALES = ("none", "sqrt_dim")
 STEMS = ("small", "imagenet")
 PRECISIONS = ("float32", "mixed_bfloat16", "float64")
-OPTIMIZERS = ("sgd",)
-HEADS = ("resnet50", "resnet36_attention")
+QUERIES = ("per_location", "pooled")
+TARGETS = ("center_crop", "subsample")
+OPTIMIZERS = ("sgd", "adamw")
+HEADS = ("resnet50", "resnet36_attention", "patchformer")
 
 
 @dataclasses.dataclass
@@ -80,6 +82,44 @@ class PatchesConfig(GridConfig):
 
 
 @dataclasses.dataclass
+class MasksConfig(GridConfig):
+    """PatchFormer: the grid, what is hidden of it, and what is to be decoded (section 2.1)."""
+
+    # Part of the cells of mask_block x mask_block patches that is hidden, rounded to whole cells.
+    mask_ratio: float = 0.6
+    mask_block: int = 2  # patches a side
+    target_size: int = 8  # pixels a side that are decoded of each hidden patch, a power of two
+    # center_crop: the middle of the patch; subsample: every so many pixels of all of it. The paper
+    # says both.
+    target: str = "center_crop"
+    target_bits: int = 2  # of grey: 2**bits levels
+
+
+@dataclasses.dataclass
+class ClassifierGridConfig(GridConfig):
+    """Finetuning: the grid of pretraining."""
+
+    mask_ratio: float = 0.0  # head=patchformer: part of the patches that training leaves out
+
+
+@dataclasses.dataclass
+class AugmentConfig:
+    """PatchFormer: noise on visible patches, each drawn on its own (section 2.1, Figure 1).
+
+    The paper gives the rates and the bit depths; the strengths are those of Inception's training.
+    """
+
+    jitter: int = 2  # pixels: a random square this much smaller, scaled back; 0: off
+    brightness: float = 32 / 255  # at most so much is added, of the full range; 0: off
+    contrast: float = 0.5  # a factor from 1 - this to 1 + this; 0: off
+    saturation: float = 0.5  # likewise
+    hue: float = 0.2  # at most this part of the colour circle either way; 0: off
+    flip_rate: float = 0.2  # part of the patches that is mirrored; 0: off
+    min_bits: int = 2  # a bit depth from this to 8; 8: off
+    grayscale_rate: float = 0.2  # part of the patches that is blended with its grey; 0: off
+
+
+@dataclasses.dataclass
 class NetworkConfig:
     """Sections 2.1, 2.2, 3.2: patch network P, attention pooling A, positions."""
 
@@ -108,25 +148,49 @@ class ModelConfig(NetworkConfig):
 
 
 @dataclasses.dataclass
+class PatchFormerModelConfig(NetworkConfig):
+    """PatchFormer's pretraining: P, the Transformer, and how hidden places ask."""
+
+    attention_layers: int = 10
+    num_heads: int = 16
+    mlp_dim: int = 4096
+    position: str = "factorized"
+    # per_location: each hidden place's query attends over the context; pooled: one vector for all
+    # places, plus the place's position embedding, as in Selfie.
+    query: str = "per_location"
+    label_smoothing: float = 0.01
+
+
+@dataclasses.dataclass
 class ClassifierConfig(NetworkConfig):
     """Finetuning (section 2.3): what follows P."""
 
     # resnet50: a fourth group and average pooling, the attention's values are not used;
-    # resnet36_attention: A.
+    # resnet36_attention: Selfie's A; patchformer: PatchFormer's Transformer and pooling.
     head: str = "resnet50"
+    label_smoothing: float = 0.0
     # resnet36_attention: P over each patch as in pretraining, not over the whole image.
     patch_by_patch: bool = False
 
 
 @dataclasses.dataclass
 class OptimizerConfig:
-    """Section 3.2."""
+    """Section 3.2 of Selfie, 2.1 of PatchFormer."""
 
     name: str = "sgd"
     learning_rate: float = 0.1  # the peak, after warm-up
     warmup_steps: int = 100
-    momentum: float = 0.9  # Nesterov
-    weight_decay: float = 1e-4  # L2 in the loss, on kernels
+    momentum: float = 0.9  # sgd: Nesterov
+    beta_1: float = 0.9  # adamw
+    beta_2: float = 0.999  # adamw
+    epsilon: float = 1e-6  # adamw
+    # On kernels only. sgd: L2 in the loss; adamw: decoupled, times the learning rate.
+    weight_decay: float = 1e-4
+
+    @property
+    def decay_in_loss(self) -> float:
+        """Factor of the L2 penalty in the loss."""
+        return self.weight_decay if self.name == "sgd" else 0.0
 
 
 @dataclasses.dataclass
@@ -213,6 +277,9 @@ class RunConfig:
             ("optimizer.learning_rate", o.learning_rate, 0, 1e6),
             ("optimizer.warmup_steps", o.warmup_steps, 0, math.inf),
             ("optimizer.momentum", o.momentum, 0, 1),
+            ("optimizer.beta_1", o.beta_1, 0, 0.999999),
+            ("optimizer.beta_2", o.beta_2, 0, 0.999999),
+            ("optimizer.epsilon", o.epsilon, 1e-12, 1),
             ("optimizer.weight_decay", o.weight_decay, 0, 1e6),
             ("train.steps", t.steps, 1, math.inf),
             ("train.batch_size", t.batch_size, 1, math.inf),
@@ -252,10 +319,23 @@ class RunConfig:
                     )
 
 
-@dataclasses.dataclass
-class Config(RunConfig):
-    """One pretraining run, whole."""
+class PretrainConfig(RunConfig):
+    """What both kinds of pretraining have; see `Config` and `PatchFormerConfig`."""
 
+    def validate(self) -> None:
+        super().validate()
+        kinds = {kind.method: path for kind, path in _PRETRAINING.items()}
+        if self.method != type(self).method:
+            hint = f"; for {self.method} give {kinds[self.method]}" if self.method in kinds else ""
+            raise UserError(f"method={self.method!r}: this config is of {type(self).method}{hint}")
+        _check_ranges(("data.eval_images", self.data.eval_images, 1, math.inf))
+
+
+@dataclasses.dataclass
+class Config(PretrainConfig):
+    """One pretraining run of Selfie, whole."""
+
+    method: str = "selfie"  # tells the kinds of config.json apart
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     patches: PatchesConfig = dataclasses.field(default_factory=PatchesConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -278,7 +358,6 @@ class Config(RunConfig):
             ("model.pooling", self.model.pooling, POOLINGS),
             ("model.logit_scale", self.model.logit_scale, LOGIT_SCALES),
         )
-        _check_ranges(("data.eval_images", self.data.eval_images, 1, math.inf))
         if self.num_context < 1 or self.num_targets < 2:
             raise UserError(
                 f"patches.context_fraction={self.patches.context_fraction} leaves "
@@ -288,20 +367,100 @@ class Config(RunConfig):
 
 
 @dataclasses.dataclass
+class PatchFormerConfig(PretrainConfig):
+    """One pretraining run of PatchFormer, whole; the defaults are the paper's."""
+
+    method: str = "patchformer"  # tells the kinds of config.json apart
+    data: DataConfig = dataclasses.field(
+        default_factory=lambda: DataConfig(
+            name="tfds:imagenet2012", image_size=224, crop="random_resized", shuffle_buffer=16_384
+        )
+    )
+    patches: MasksConfig = dataclasses.field(default_factory=lambda: MasksConfig(size=16))
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    model: PatchFormerModelConfig = dataclasses.field(default_factory=PatchFormerModelConfig)
+    optimizer: OptimizerConfig = dataclasses.field(
+        default_factory=lambda: OptimizerConfig(
+            name="adamw", learning_rate=2e-4, warmup_steps=10_000, weight_decay=1e-3
+        )
+    )
+    train: TrainConfig = dataclasses.field(
+        default_factory=lambda: TrainConfig(steps=300_000, batch_size=128, picture_every=10_000)
+    )
+
+    @property
+    def num_hidden_cells(self) -> int:
+        """Cells of the coarse grid that are hidden (29 of 49)."""
+        return round(self.patches.mask_ratio * (self.grid // self.patches.mask_block) ** 2)
+
+    @property
+    def num_targets(self) -> int:
+        """T: patches hidden (116 of 196; the paper's 118 are no whole cells)."""
+        return self.num_hidden_cells * self.patches.mask_block**2
+
+    @property
+    def num_context(self) -> int:
+        """C: patches that are seen."""
+        return self.num_patches - self.num_targets
+
+    def validate(self) -> None:
+        super().validate()
+        p, a, m = self.patches, self.augment, self.model
+        _check_choices(("patches.target", p.target, TARGETS), ("model.query", m.query, QUERIES))
+        _check_ranges(
+            ("patches.mask_ratio", p.mask_ratio, 0, 1),
+            ("patches.mask_block", p.mask_block, 1, self.grid),
+            ("patches.target_size", p.target_size, 2, p.size),
+            ("patches.target_bits", p.target_bits, 1, 8),
+            ("augment.jitter", a.jitter, 0, p.size - 1),
+            ("augment.brightness", a.brightness, 0, 1),
+            ("augment.contrast", a.contrast, 0, 1),
+            ("augment.saturation", a.saturation, 0, 1),
+            ("augment.hue", a.hue, 0, 0.5),
+            ("augment.flip_rate", a.flip_rate, 0, 1),
+            ("augment.min_bits", a.min_bits, 1, 8),
+            ("augment.grayscale_rate", a.grayscale_rate, 0, 1),
+            ("model.label_smoothing", m.label_smoothing, 0, 0.999),
+        )
+        if self.grid % p.mask_block:
+            raise UserError(
+                f"patches.mask_block={p.mask_block} does not divide the grid of "
+                f"{self.grid}x{self.grid} patches"
+            )
+        if p.target_size & (p.target_size - 1):
+            raise UserError(f"patches.target_size={p.target_size}: expected a power of two")
+        if p.target == "subsample" and p.size % p.target_size:
+            raise UserError(
+                f"patches.target_size={p.target_size} does not divide patches.size={p.size}: "
+                "patches.target=subsample needs that"
+            )
+        if self.num_context < 1 or self.num_targets < 1:
+            raise UserError(
+                f"patches.mask_ratio={p.mask_ratio} leaves {self.num_context} visible and "
+                f"{self.num_targets} hidden patches of {self.num_patches}: at least 1 of each is "
+                "needed"
+            )
+
+
+# The kinds of pretraining, and a config file of each.
+_PRETRAINING = {Config: "configs/selfie_cifar10.py", PatchFormerConfig: "configs/patchformer_*.py"}
+
+
+@dataclasses.dataclass
 class FinetuneConfig(RunConfig):
     """One finetuning run, whole."""
 
     # Work directory of a pretraining run, or an export of one; "" for the supervised baseline.
     init_from: str = ""
     data: LabelledDataConfig = dataclasses.field(default_factory=LabelledDataConfig)
-    patches: GridConfig = dataclasses.field(default_factory=GridConfig)
+    patches: ClassifierGridConfig = dataclasses.field(default_factory=ClassifierGridConfig)
     model: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     train: FinetuneLoopConfig = dataclasses.field(default_factory=FinetuneLoopConfig)
 
     @property
     def has_attention(self) -> bool:
-        return self.model.head == "resnet36_attention"
+        return self.model.head != "resnet50"
 
     def validate(self) -> None:
         super().validate()
@@ -313,7 +472,14 @@ class FinetuneConfig(RunConfig):
             ("data.subset_seed", d.subset_seed, 0, 2**31 - 1),
             ("data.validation_fraction", d.validation_fraction, 0, 0.9),
             ("data.test_crop", d.test_crop, 1e-3, 1),
+            ("patches.mask_ratio", self.patches.mask_ratio, 0, 0.9),
+            ("model.label_smoothing", m.label_smoothing, 0, 0.999),
         )
+        if self.patches.mask_ratio and m.head != "patchformer":
+            raise UserError(
+                f"patches.mask_ratio={self.patches.mask_ratio} needs model.head=patchformer: "
+                f"{m.head} sees whole images"
+            )
         given = {
             "label_fraction": d.label_fraction != 1,
             "labels_per_class": d.labels_per_class,
@@ -322,7 +488,7 @@ class FinetuneConfig(RunConfig):
         if sum(map(bool, given.values())) > 1:
             names = " and ".join(f"data.{name}" for name, value in given.items() if value)
             raise UserError(f"{names} exclude each other: give one of them")
-        if self.has_attention and not m.patch_by_patch:
+        if m.head == "resnet36_attention" and not m.patch_by_patch:
             side = feature_map_side(d.image_size, m.stem)
             if side % self.grid:
                 raise UserError(
@@ -380,16 +546,20 @@ def to_dict(config: RunConfig) -> dict:
 
 
 def from_dict(values: dict) -> RunConfig:
-    """The inverse of `to_dict`: a `FinetuneConfig` if there is `init_from`, else a `Config`.
+    """The inverse of `to_dict`: a `FinetuneConfig` if there is `init_from`, else by `method`.
 
     Raises:
       UserError: on a section or key that does not exist, or a value that cannot work.
     """
-    config = FinetuneConfig() if "init_from" in values else Config()
+    kinds = {kind.method: kind for kind in _PRETRAINING}
+    method = values.get("method", "selfie")
+    if method not in kinds:
+        raise UserError(f"method={method!r}: expected one of {', '.join(kinds)}")
+    config = FinetuneConfig() if "init_from" in values else kinds[method]()
     for section, entries in values.items():
         holder = getattr(config, section, None)
-        if section == "init_from":
-            config.init_from = entries
+        if section in ("init_from", "method") and isinstance(holder, str):
+            setattr(config, section, entries)
             continue
         if not dataclasses.is_dataclass(holder) or not isinstance(entries, dict):
             raise UserError(f"unknown config section {section!r}")

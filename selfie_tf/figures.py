@@ -1,4 +1,4 @@
-"""Pictures of what is learnt: the jigsaw (the paper's Figure 2) and the training curves."""
+"""Pictures of what is learnt: jigsaws (Selfie's Figure 2), reconstructions, training curves."""
 
 import warnings
 
@@ -7,7 +7,7 @@ import numpy as np
 WHITE, RED, HIDDEN = (255, 255, 255), (230, 30, 30), (128, 128, 128)
 
 
-def arrange(batch: dict, choices: np.ndarray | None, grid: int) -> np.ndarray:
+def arrange(batch: dict, choices: np.ndarray | None, grid: int, border: bool = True) -> np.ndarray:
     """Puts an image's patches where they belong, or the hidden ones where the model puts them.
 
     Args:
@@ -15,6 +15,7 @@ def arrange(batch: dict, choices: np.ndarray | None, grid: int) -> np.ndarray:
       choices: int `[B, T]`, the target patch chosen for each hidden place, drawn with a border:
         white if right, red if wrong. None leaves the places grey.
       grid: patches a side.
+      border: whether there is one.
 
     Returns:
       uint8 `[B, S, S, 3]`.
@@ -35,8 +36,9 @@ def arrange(batch: dict, choices: np.ndarray | None, grid: int) -> np.ndarray:
                 put(b, position, np.full_like(targets[b, 0], HIDDEN))
                 continue
             patch = targets[b, choices[b, t]].copy()
-            border, line = (WHITE if choices[b, t] == t else RED), max(1, size // 12)
-            patch[:line], patch[-line:], patch[:, :line], patch[:, -line:] = [border] * 4
+            if border:
+                color, line = (WHITE if choices[b, t] == t else RED), max(1, size // 12)
+                patch[:line], patch[-line:], patch[:, :line], patch[:, -line:] = [color] * 4
             put(b, position, patch)
     return images
 
@@ -69,6 +71,11 @@ def draw_jigsaw(path, batch: dict, choices_at: dict, grid: int) -> None:
         right = np.mean(choices == truth)
         images = arrange(batch, choices, grid)
         columns.append((f"step {step:,}\n{right:.0%} right", images))
+    _draw_columns(path, columns)
+
+
+def _draw_columns(path, columns):
+    """Columns are (title, images uint8 `[B, S, S, 3]`)."""
     count = len(columns[0][1])
     figure, axes = _figure(count, len(columns), (1.5 * len(columns), 1.5 * count + 0.45))
     for column, (title, images) in enumerate(columns):
@@ -79,26 +86,80 @@ def draw_jigsaw(path, batch: dict, choices_at: dict, grid: int) -> None:
     _save(figure, path)
 
 
-def draw_curves(path, points: list, chance: float) -> None:
-    """Draws loss and patch accuracy over steps as a PNG.
+def draw_reconstruction(
+    path, batch: dict, answers_at: dict, grid: int, target: str, num_levels: int
+) -> None:
+    """Draws hidden patches as decoded, as a PNG: a row an image.
+
+    Columns: original, visible patches, the answers of each step, the truth. Answers and truth are
+    grey levels, in the middle of the patch for "center_crop", over all of it for "subsample".
 
     Args:
       path: file name, or a file open for writing.
-      points: dicts with `step`, `loss` and `patch_accuracy`, as in metrics.jsonl.
-      chance: patch accuracy of guessing, 1/T.
+      batch: images to show, as `PatchFormerPretrainer.call` takes them, and `original` uint8
+        `[B, S, S, 3]`.
+      answers_at: {step: int `[B, T, s, s]` levels}, ascending.
+      grid: patches a side.
+      target: "center_crop" or "subsample".
+      num_levels: of grey.
+    """
+    truth = batch["target_levels"]
+    hidden = {
+        **batch,
+        "target_patches": np.zeros([*truth.shape[:2], *_patch_shape(batch)], np.uint8),
+    }
+    columns = [("original", batch["original"]), ("visible", arrange(hidden, None, grid))]
+    for step, levels in answers_at.items():
+        title = f"step {step:,}\n{np.mean(levels == truth):.0%} right"
+        columns.append((title, _put_levels(batch, levels, grid, target, num_levels)))
+    columns.append(("truth", _put_levels(batch, truth, grid, target, num_levels)))
+    _draw_columns(path, columns)
+
+
+def _put_levels(batch, levels, grid, target, num_levels):
+    """The visible patches, and the levels at the hidden ones: uint8 `[B, S, S, 3]`."""
+    size = _patch_shape(batch)[0]
+    shown = np.round(levels * (255 / (num_levels - 1))).astype(np.uint8)  # [B, T, s, s]
+    if target == "subsample":
+        repeat = size // shown.shape[-1]
+        patches = shown.repeat(repeat, 2).repeat(repeat, 3)
+    else:
+        margin = size - shown.shape[-1]
+        before, after = margin // 2, margin - margin // 2
+        pad = [(0, 0), (0, 0), (before, after), (before, after)]
+        patches = np.pad(shown, pad, constant_values=HIDDEN[0])
+    patches = patches[..., None].repeat(3, -1)  # [B, T, p, p, 3]
+    right = np.tile(np.arange(patches.shape[1]), [len(patches), 1])
+    return arrange({**batch, "target_patches": patches}, right, grid, border=False)
+
+
+def _patch_shape(batch):
+    return batch["context_patches"].shape[2:]
+
+
+def draw_curves(path, points: list, accuracy: str, guesses: dict) -> None:
+    """Draws loss and accuracy over steps as a PNG.
+
+    Args:
+      path: file name, or a file open for writing.
+      points: dicts with `step`, `loss` and `accuracy`, as in metrics.jsonl.
+      accuracy: name of the metric.
+      guesses: {"loss" or accuracy: (label, value)} of an answer that has learnt nothing.
     """
     figure, axes = _figure(1, 2, (8, 3))
     steps = [point["step"] for point in points]
-    for axis, key, label, guess in (
-        (axes[0, 0], "loss", "loss (nats)", -np.log(chance)),
-        (axes[0, 1], "patch_accuracy", "patch accuracy", chance),
+    for axis, key, label in (
+        (axes[0, 0], "loss", "loss (nats)"),
+        (axes[0, 1], accuracy, accuracy.replace("_", " ")),
     ):
         axis.plot(steps, [point[key] for point in points], linewidth=1.2)
-        axis.axhline(guess, color="0.5", linestyle="--", linewidth=1, label="guessing")
         axis.set_xlabel("step")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
-        axis.legend()
+        if key in guesses:
+            name, value = guesses[key]
+            axis.axhline(value, color="0.5", linestyle="--", linewidth=1, label=name)
+            axis.legend()
     axes[0, 0].set_yscale("log")
     axes[0, 1].set_ylim(0, 1)
     _save(figure, path)

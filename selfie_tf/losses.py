@@ -1,4 +1,4 @@
-"""Contrastive classification of hidden patches (section 2.1), classification of images, L2."""
+"""Contrastive classification of hidden patches, classification of pixels and of images, L2."""
 
 import tensorflow as tf
 
@@ -32,18 +32,38 @@ def patch_accuracy(logits: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.cast(chosen == places, tf.float32), axis=-1)
 
 
-def classification_loss(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Softmax cross-entropy of every image.
+def classification_loss(
+    logits: tf.Tensor, labels: tf.Tensor, label_smoothing: float = 0.0
+) -> tf.Tensor:
+    """Softmax cross-entropy of every image, or pixel.
 
     Args:
-      logits: float32 `[B, K]`.
-      labels: int `[B]`; -1 is no label.
+      logits: float32 `[..., K]`.
+      labels: int `[...]`; -1 is no label.
+      label_smoothing: part of the probability that is spread evenly over all K classes.
 
     Returns:
-      float32 `[B]`, in nats; 0 where there is no label.
+      float32 `[...]`, in nats; 0 where there is no label.
     """
     truth = tf.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    if label_smoothing:
+        even = tf.reduce_sum(truth, axis=-1, keepdims=True) / logits.shape[-1]
+        truth = (1 - label_smoothing) * truth + label_smoothing * even
     return -tf.reduce_sum(truth * tf.nn.log_softmax(logits), axis=-1)
+
+
+def pixel_accuracy(logits: tf.Tensor, levels: tf.Tensor) -> tf.Tensor:
+    """Part of an image's hidden pixels whose level is answered rightly.
+
+    Args:
+      logits: `[B, T, s, s, K]`.
+      levels: int32 `[B, T, s, s]`.
+
+    Returns:
+      float32 `[B]`.
+    """
+    answers = tf.argmax(logits, axis=-1, output_type=levels.dtype)
+    return tf.reduce_mean(tf.cast(answers == levels, tf.float32), axis=[1, 2, 3])
 
 
 def top_k(logits: tf.Tensor, labels: tf.Tensor, k: int) -> tf.Tensor:

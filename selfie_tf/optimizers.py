@@ -1,4 +1,4 @@
-"""Section 3.2: momentum SGD, and a learning rate that warms up and then falls as a cosine."""
+"""SGD and AdamW, and a learning rate that warms up and then falls as a cosine."""
 
 import tf_keras as keras
 
@@ -23,21 +23,41 @@ def warmup_cosine(
     )
 
 
-def make_optimizer(name: str, learning_rate, momentum: float = 0.9) -> keras.optimizers.Optimizer:
+def make_optimizer(
+    name: str,
+    learning_rate,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-6,
+) -> keras.optimizers.Optimizer:
     """Makes the optimizer called `name`.
 
     Args:
-      name: "sgd": SGD with Nesterov momentum, as the paper.
+      name: "sgd": SGD with Nesterov momentum (Selfie); "adamw": Adam with decoupled weight decay
+        (PatchFormer).
       learning_rate: float or Keras schedule.
       momentum: of SGD.
+      weight_decay: of AdamW: at each step a kernel loses this part of itself times the learning
+        rate; norms, biases and embeddings don't. Of no matter to SGD: Selfie's decay is L2 in the
+        loss, whose gradient passes through the momentum.
+      beta_1, beta_2, epsilon: of AdamW; BERT's by default.
 
     Returns:
-      a Keras optimizer. Weight decay is not its business: the paper's is L2 in the loss, whose
-      gradient passes through the momentum, unlike the decoupled decay that Keras optimizers offer.
+      a Keras optimizer.
 
     Raises:
       ValueError: on an unknown name.
     """
     if name == "sgd":
         return keras.optimizers.SGD(learning_rate, momentum=momentum, nesterov=True)
-    raise ValueError(f"optimizer {name!r} is not known: expected 'sgd'")
+    if name == "adamw":
+        optimizer = keras.optimizers.AdamW(
+            learning_rate, weight_decay, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon
+        )
+        # Regular expressions that are searched for in a variable's name: here, one that matches
+        # unless the last part of the name is `kernel`.
+        optimizer.exclude_from_weight_decay(var_names=["(^|/)(?!kernel(:|$))[^/]*$"])
+        return optimizer
+    raise ValueError(f"optimizer {name!r} is not known: expected 'sgd' or 'adamw'")

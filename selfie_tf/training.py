@@ -17,7 +17,7 @@ import tf_keras as keras
 import selfie_tf
 from selfie_tf import distribute, savedmodel
 from selfie_tf.checkpoints import Checkpointer
-from selfie_tf.config import Config, FinetuneConfig, from_dict
+from selfie_tf.config import FinetuneConfig, PretrainConfig, from_dict
 from selfie_tf.data.sources import Rows
 from selfie_tf.errors import Interrupted, UserError
 from selfie_tf.optimizers import make_optimizer, warmup_cosine
@@ -30,7 +30,7 @@ def run_in_workdir(config, workdir: str, strategy, open_source, body) -> dict:
     """Runs `body`, or returns the result of a run that has finished.
 
     Args:
-      config: a `config.Config` or `config.FinetuneConfig`.
+      config: a `config.PretrainConfig` or `config.FinetuneConfig`.
       workdir: of this run alone; see the README for what it holds afterwards.
       strategy: see `distribute.make_strategy`.
       open_source: () -> where images come from, see `data.sources.make_source`.
@@ -96,7 +96,15 @@ def compile_model(config, model: keras.Model, steps_per_execution: int) -> None:
     optimizer = config.optimizer
     schedule = warmup_cosine(optimizer.learning_rate, config.train.steps, optimizer.warmup_steps)
     model.compile(
-        make_optimizer(optimizer.name, schedule, optimizer.momentum),
+        make_optimizer(
+            optimizer.name,
+            schedule,
+            optimizer.momentum,
+            optimizer.weight_decay,
+            optimizer.beta_1,
+            optimizer.beta_2,
+            optimizer.epsilon,
+        ),
         steps_per_execution=steps_per_execution,
     )
     model.optimizer.build(model.trainable_variables)
@@ -161,7 +169,7 @@ def load_run(path: str, kind: type, build) -> LoadedRun:
 
     Args:
       path: of either.
-      kind: `config.Config` or `config.FinetuneConfig`: what the run must be.
+      kind: `config.PretrainConfig` or `config.FinetuneConfig`: what the run must be.
       build: (config, class names) -> model.
 
     Returns:
@@ -173,8 +181,7 @@ def load_run(path: str, kind: type, build) -> LoadedRun:
     info = savedmodel.read_info(path)
     config = _config(path, info)
     if not isinstance(config, kind):
-        kinds = {Config: "pretraining", FinetuneConfig: "finetuning"}
-        found, wanted = kinds[type(config)], kinds[kind]
+        found, wanted = ("finetuning", "pretraining")[:: 1 if kind is PretrainConfig else -1]
         raise UserError(f"{path} is of a {found} run; give one of a {wanted} run")
     about = info if info is not None else read_json(path, "subset.json") or {}
     class_names = about.get("class_names", ())
@@ -448,7 +455,7 @@ class Progress(keras.callbacks.Callback):
         left = (train.steps - step) / rate
         clock = time.strftime("%H:%M:%S", time.gmtime(left % 86_400))
         logging.info(
-            "step %d/%d  loss %.4f  %s %.3f  lr %.4f  %.2f steps/s  %.0f images/s  %dd %s left",
+            "step %d/%d  loss %.4f  %s %.3f  lr %.3g  %.2f steps/s  %.0f images/s  %dd %s left",
             step,
             train.steps,
             point["loss"],

@@ -6,7 +6,7 @@ import os
 import tensorflow as tf
 
 from selfie_tf.checkpoints import write_atomically
-from selfie_tf.config import Config, flatten, from_dict, to_dict
+from selfie_tf.config import FinetuneConfig, RunConfig, flatten, from_dict, to_dict
 from selfie_tf.errors import UserError
 
 
@@ -22,7 +22,7 @@ class WorkDir:
       UserError: if the directory belongs to a run of another config, or is in use.
     """
 
-    def __init__(self, path: str, config: Config, is_chief: bool = True):
+    def __init__(self, path: str, config: RunConfig, is_chief: bool = True):
         self.path, self._config, self._is_chief, self._lock = path, config, is_chief, None
         if is_chief:
             try:
@@ -108,7 +108,9 @@ class WorkDir:
                 f"{self.join('config.json')} cannot be used ({error}); use another --workdir"
             ) from error
         if type(before) is not type(config):
-            kind = "pretraining" if type(before) is Config else "finetuning"
+            kind = (
+                "finetuning" if type(before) is FinetuneConfig else f"{before.method} pretraining"
+            )
             raise UserError(f"--workdir={self.path} belongs to a {kind} run; use another --workdir")
         old, new = flatten(before), flatten(config)
         differing = [f"{k} ({old[k]!r}, now {new[k]!r})" for k in new if old[k] != new[k]]

@@ -1,12 +1,13 @@
-"""Images to batches of patches, in tf.data on the host (section 2.1).
+"""Images to batches of patches, in tf.data on the host (section 2.1 of both papers).
 
 Everything random is a function of (seed, position), see `sources`; nothing keeps state.
 """
 
 import tensorflow as tf
 
+from selfie_tf.data.augment import augment_patches
 from selfie_tf.data.sources import Rows
-from selfie_tf.patches import split_image
+from selfie_tf.patches import mask_image, split_image
 
 
 def resize_and_center(image: tf.Tensor, size: int, part: float = 1.0) -> tf.Tensor:
@@ -77,6 +78,29 @@ def training_image(image: tf.Tensor, config, seed: tf.Tensor) -> tf.Tensor:
     return pad_and_crop(image, config.patches.pad, seed) if data.crop == "pad" else image
 
 
+def selfie_input(image: tf.Tensor, config, seed: tf.Tensor, training: bool) -> dict:
+    """One image as `SelfiePretrainer`'s input, see `patches.split_image`."""
+    return split_image(image, config.patches.size, config.num_context, seed)
+
+
+def patchformer_input(image: tf.Tensor, config, seed: tf.Tensor, training: bool) -> dict:
+    """One image as `PatchFormerPretrainer`'s input, see `patches.mask_image`.
+
+    In training the visible patches get noise, as `config.augment` says; targets never do. Else
+    there is `original` uint8 `[S, S, 3]` besides, for pictures.
+    """
+    p = config.patches
+    cells, size = config.num_hidden_cells, p.target_size
+    x = mask_image(image, p.size, p.mask_block, cells, size, p.target, p.target_bits, seed)
+    if not training:
+        return {**x, "original": image}
+    noise = tf.random.experimental.stateless_fold_in(seed, 1)
+    return {**x, "context_patches": augment_patches(x["context_patches"], config.augment, noise)}
+
+
+_INPUTS = {"selfie": selfie_input, "patchformer": patchformer_input}
+
+
 def training_batches(
     source, config, start_step: int = 0, rows: Rows | None = None, batch_size: int = 0
 ) -> tf.data.Dataset:
@@ -84,22 +108,23 @@ def training_batches(
 
     Args:
       source: see `sources.make_source`.
-      config: a `config.Config`.
+      config: a `config.Config` or `config.PatchFormerConfig`.
       start_step: the first batch is that of this step.
       rows: the part of every global batch to yield; default all of it.
       batch_size: rows of one element, a divisor of `rows.count`; default all of them.
 
     Returns:
-      a dataset of dicts, see `models.selfie.SelfiePretrainer.call`; static shapes.
+      a dataset of dicts, see `SelfiePretrainer.call` and `PatchFormerPretrainer.call`; static
+      shapes.
     """
     rows = rows or Rows(config.train.batch_size)
-    seed = config.train.seed
+    seed, model_input = config.train.seed, _INPUTS[config.method]
 
     def cut(position, image, _):
         # Two streams of random numbers an image: even for the crop, odd for the split.
         stream = tf.stack([tf.constant(seed, tf.int64), 2 * position])
         image = training_image(image, config, stream)
-        return split_image(image, config.patches.size, config.num_context, stream + [0, 1])
+        return model_input(image, config, stream + [0, 1], training=True)
 
     images = source.train_images(seed, start_step, rows)
     return _batch(images.map(cut, num_parallel_calls=tf.data.AUTOTUNE), batch_size or rows.count)
@@ -161,6 +186,8 @@ def held_out_batches(
 ) -> tf.data.Dataset:
     """Batches of the first held-out images, their crop and split fixed by the image alone.
 
+    Patches get no noise.
+
     Args:
       source, config: as in `training_batches`.
       batch_size: the last batch may be smaller.
@@ -178,7 +205,8 @@ def held_out_batches(
             image = training_image(image, config, stream)
         else:
             image = resize_and_center(image, config.data.image_size)
-        return split_image(image, config.patches.size, config.num_context, stream + [0, 1])
+        return model_input(image, config, stream + [0, 1], training=False)
 
+    model_input = _INPUTS[config.method]
     images = source.held_out_images().take(limit)
     return images.map(cut, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)

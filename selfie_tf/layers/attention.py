@@ -1,4 +1,4 @@
-"""The self-attention block of section 2.2, and a dropout whose state lives in the checkpoint.
+"""Attention blocks (section 2.2), and a dropout whose state lives in the checkpoint.
 
 Of our own, since Keras's dropout (which its MultiHeadAttention brings along) draws from a generator
 that tf.train.Checkpoint does not save: a resumed run would drop other units.
@@ -50,16 +50,41 @@ class StatelessDropout(keras.layers.Layer):
         return tf.cond(tf.cast(training, tf.bool), lambda: self._drop(inputs), lambda: inputs)
 
     def _drop(self, inputs):
+        return tf.nn.experimental.stateless_dropout(inputs, self.rate, seed=self._next_seed())
+
+    def _next_seed(self):
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         count = tf.identity(self.calls)
         stream = tf.cast(self.seed, tf.int64) * 65_536 + tf.cast(replica, tf.int64)
         self.calls.assign_add(1)
-        return tf.nn.experimental.stateless_dropout(
-            inputs, self.rate, seed=tf.stack([stream, count])
-        )
+        return tf.stack([stream, count])
 
     def get_config(self):
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+class PatchDropout(StatelessDropout):
+    """Leaves out round(rate * N) of each image's N patches, others at each training call.
+
+    Arguments and randomness as `StatelessDropout`; nothing is scaled. Has no `call`.
+    """
+
+    def kept(self, batch_size: tf.Tensor, count: int, training: bool = False) -> tf.Tensor:
+        """Draws the patches to keep.
+
+        Args:
+          batch_size: int32 scalar, B.
+          count: N.
+          training: bool; the result's shape depends on it.
+
+        Returns:
+          positions int32 `[B, K]`, ascending; K = N - round(rate * N) in training, else N.
+        """
+        kept = count - round(self.rate * count) if training else count
+        if kept == count:
+            return tf.tile(tf.range(count)[None], [batch_size, 1])
+        noise = tf.random.stateless_uniform([batch_size, count], self._next_seed())
+        return tf.sort(tf.math.top_k(noise, kept).indices)
 
 
 class LayerNorm(keras.layers.Layer):
@@ -96,8 +121,8 @@ class LayerNorm(keras.layers.Layer):
         return {**super().get_config(), "epsilon": self.epsilon}
 
 
-class SelfAttention(keras.layers.Layer):
-    """Multi-head scaled dot-product self-attention with dropout on the attention weights.
+class MultiHeadAttention(keras.layers.Layer):
+    """Multi-head scaled dot-product attention with dropout on the attention weights.
 
     Args:
       num_heads: must divide the input's width.
@@ -123,18 +148,27 @@ class SelfAttention(keras.layers.Layer):
             self.dropout.build(None)
         super().build(input_shape)
 
-    def call(self, inputs: tf.Tensor, training=None) -> tf.Tensor:
-        """Args: inputs float `[B, N, D]`. Returns: `[B, N, D]`."""
+    def call(self, inputs: tf.Tensor, context=None, training=None) -> tf.Tensor:
+        """Attends from `inputs` over `context`.
+
+        Args:
+          inputs: float `[B, N, D]`.
+          context: float `[B, M, D]`; None for self-attention, over `inputs`.
+
+        Returns:
+          `[B, N, D]`.
+        """
+        context = inputs if context is None else context
         count, dim = inputs.shape[1:]
         heads = self.num_heads
 
         def split(x):  # [B, N, D] -> [B, heads, N, D/heads]
-            return tf.transpose(tf.reshape(x, [-1, count, heads, dim // heads]), [0, 2, 1, 3])
+            return tf.transpose(tf.reshape(x, [-1, x.shape[1], heads, dim // heads]), [0, 2, 1, 3])
 
         query = split(self.query_projection(inputs)) * (dim // heads) ** -0.5
-        key = split(self.key_projection(inputs))
-        value = split(self.value_projection(inputs))
-        scores = tf.matmul(query, key, transpose_b=True)  # [B, heads, N, N]
+        key = split(self.key_projection(context))
+        value = split(self.value_projection(context))
+        scores = tf.matmul(query, key, transpose_b=True)  # [B, heads, N, M]
         weights = tf.cast(tf.nn.softmax(at_least_float32(scores)), scores.dtype)
         x = tf.matmul(self.dropout(weights, training=training), value)  # [B, heads, N, D/heads]
         x = tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [-1, count, dim])  # [B, N, D]
@@ -150,10 +184,10 @@ class SelfAttention(keras.layers.Layer):
 
 
 class AttentionBlock(keras.layers.Layer):
-    """One block of A: self-attention, then two dense layers with GELU between, both post-LN.
+    """One block of A: attention, then two dense layers with GELU between, both post-LN.
 
     As BERT, which section 2.2 names as the design: dropout, residual connection and layer norm
-    after the self-attention and again after the dense layers.
+    after the attention and again after the dense layers.
 
     Args:
       num_heads: must divide the input's width D.
@@ -172,7 +206,7 @@ class AttentionBlock(keras.layers.Layer):
     def build(self, input_shape):
         dim = input_shape[-1]
         rate, seed = self.dropout_rate, 3 * self.seed
-        self.attention = SelfAttention(self.num_heads, rate, seed, name="attention")
+        self.attention = MultiHeadAttention(self.num_heads, rate, seed, name="attention")
         self.attention_dropout = StatelessDropout(rate, seed + 1, name="attention_dropout")
         self.attention_norm = LayerNorm(name="attention_norm")
         self.intermediate = keras.layers.Dense(
@@ -195,16 +229,68 @@ class AttentionBlock(keras.layers.Layer):
                 layer.build(shape)
         super().build(input_shape)
 
-    def call(self, inputs: tf.Tensor, training=None) -> tf.Tensor:
-        """Args: inputs float `[B, N, D]`. Returns: `[B, N, D]`."""
-        x = self.attention_dropout(self.attention(inputs, training=training), training=training)
-        x = self.attention_norm(inputs + x)
+    def call(self, inputs: tf.Tensor, context=None, training=None) -> tf.Tensor:
+        """Arguments and result as those of `MultiHeadAttention.call`."""
+        x = self.attention(inputs, context, training=training)
+        x = self.attention_norm(inputs + self.attention_dropout(x, training=training))
         y = self.output_dense(self.intermediate(x))  # [B, N, mlp_dim] -> [B, N, D]
         return self.output_norm(x + self.output_dropout(y, training=training))
 
     def get_config(self):
         return {
             **super().get_config(),
+            "num_heads": self.num_heads,
+            "mlp_dim": self.mlp_dim,
+            "dropout_rate": self.dropout_rate,
+            "seed": self.seed,
+        }
+
+
+class Transformer(keras.layers.Layer):
+    """`num_layers` attention blocks, each over the output of the one before.
+
+    Args:
+      num_layers: attention blocks.
+      num_heads: must divide the input's width D.
+      mlp_dim: width of the blocks' intermediate layer.
+      dropout_rate: see `AttentionBlock`.
+      seed: int, first of the blocks' seeds.
+    """
+
+    def __init__(
+        self,
+        num_layers: int = 3,
+        num_heads: int = 32,
+        mlp_dim: int = 640,
+        dropout_rate: float = 0.1,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_layers, self.num_heads, self.mlp_dim = num_layers, num_heads, mlp_dim
+        self.dropout_rate, self.seed = dropout_rate, seed
+        self.blocks = [
+            AttentionBlock(num_heads, mlp_dim, dropout_rate, seed + i, name=f"block{i + 1}")
+            for i in range(num_layers)
+        ]
+
+    def build(self, input_shape):
+        for block in self.blocks:
+            with tf.name_scope(block.name):
+                block.build(input_shape)
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor, training=None) -> tf.Tensor:
+        """Args: inputs float `[B, N, D]`. Returns: `[B, N, D]`."""
+        x = inputs
+        for block in self.blocks:
+            x = block(x, training=training)
+        return x
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_layers": self.num_layers,
             "num_heads": self.num_heads,
             "mlp_dim": self.mlp_dim,
             "dropout_rate": self.dropout_rate,

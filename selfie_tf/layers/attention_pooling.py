@@ -1,48 +1,22 @@
-"""Attention pooling, the network A (section 2.2)."""
+"""Attention pooling: into one vector (the network A of Selfie, section 2.2), or one a query."""
 
 import tensorflow as tf
 import tf_keras as keras
 
-from selfie_tf.layers.attention import AttentionBlock
+from selfie_tf.layers.attention import AttentionBlock, LayerNorm, Transformer
 
 
-class AttentionPooling(keras.layers.Layer):
+class AttentionPooling(Transformer):
     """Pools N vectors into one: a learned u0 joins them, attention blocks run, u0's output is u.
 
-    Args:
-      num_layers: attention blocks.
-      num_heads: must divide the input's width D.
-      mlp_dim: width of the blocks' intermediate layer.
-      dropout_rate: see `AttentionBlock`.
-      seed: int, first of the blocks' seeds.
+    Arguments as `Transformer`.
     """
-
-    def __init__(
-        self,
-        num_layers: int = 3,
-        num_heads: int = 32,
-        mlp_dim: int = 640,
-        dropout_rate: float = 0.1,
-        seed: int = 0,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.num_layers, self.num_heads, self.mlp_dim = num_layers, num_heads, mlp_dim
-        self.dropout_rate, self.seed = dropout_rate, seed
-        self.blocks = [
-            AttentionBlock(num_heads, mlp_dim, dropout_rate, seed + i, name=f"block{i + 1}")
-            for i in range(num_layers)
-        ]
 
     def build(self, input_shape):
         dim = input_shape[-1]
         self.u0 = self.add_weight(
             "u0", [dim], initializer=keras.initializers.TruncatedNormal(stddev=0.02)
         )
-        count = None if input_shape[-2] is None else input_shape[-2] + 1
-        for block in self.blocks:
-            with tf.name_scope(block.name):
-                block.build([input_shape[0], count, dim])
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training=None) -> tf.Tensor:
@@ -51,14 +25,63 @@ class AttentionPooling(keras.layers.Layer):
             tf.cast(self.u0, inputs.dtype), [tf.shape(inputs)[0], 1, inputs.shape[-1]]
         )
         x = tf.concat([u0, inputs], axis=1)  # [B, 1 + N, D]
-        for block in self.blocks:
-            x = block(x, training=training)
-        return x[:, 0]
+        return super().call(x, training=training)[:, 0]
+
+
+class QueryPooling(keras.layers.Layer):
+    """Pools N vectors once for each of T locations, by attention from a query of the location.
+
+    The query is a learned vector plus the location's position embedding, normalised; one attention
+    block lets it attend over the vectors. PatchFormer's "attention-pooled context vectors"
+    (section 2.1): the plural is read as one a location.
+
+    Args:
+      num_heads: must divide the input's width D.
+      mlp_dim: width of the block's intermediate layer.
+      dropout_rate: see `AttentionBlock`.
+      seed: int, the block's.
+    """
+
+    def __init__(
+        self,
+        num_heads: int = 16,
+        mlp_dim: int = 4096,
+        dropout_rate: float = 0.1,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_heads, self.mlp_dim = num_heads, mlp_dim
+        self.dropout_rate, self.seed = dropout_rate, seed
+        self.query_norm = LayerNorm(name="query_norm")
+        self.block = AttentionBlock(num_heads, mlp_dim, dropout_rate, seed, name="block")
+
+    def build(self, input_shape):
+        dim = input_shape[-1]
+        self.query = self.add_weight(
+            "query", [dim], initializer=keras.initializers.TruncatedNormal(stddev=0.02)
+        )
+        for layer in (self.query_norm, self.block):
+            with tf.name_scope(layer.name):
+                layer.build([None, None, dim])
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor, locations: tf.Tensor, training=None) -> tf.Tensor:
+        """Pools `inputs` for each location.
+
+        Args:
+          inputs: float `[B, N, D]`.
+          locations: position embeddings `[B, T, D]`.
+
+        Returns:
+          `[B, T, D]`.
+        """
+        queries = self.query_norm(tf.cast(self.query, locations.dtype) + locations)
+        return self.block(queries, inputs, training=training)
 
     def get_config(self):
         return {
             **super().get_config(),
-            "num_layers": self.num_layers,
             "num_heads": self.num_heads,
             "mlp_dim": self.mlp_dim,
             "dropout_rate": self.dropout_rate,

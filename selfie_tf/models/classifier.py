@@ -6,17 +6,74 @@ import tf_keras as keras
 from selfie_tf.errors import UserError
 from selfie_tf.layers.attention import at_least_float32
 from selfie_tf.layers.attention_pooling import AttentionPooling
-from selfie_tf.layers.positions import FactorizedPositions, LearnedPositions
 from selfie_tf.layers.resnet import ResNetV2
-from selfie_tf.losses import classification_loss, l2_penalty, top_k
-from selfie_tf.models.selfie import normalize
-from selfie_tf.models.steps import descend
+from selfie_tf.losses import classification_loss, top_k
+from selfie_tf.models.parts import build_under_name, make_positions, normalize, patch_vectors
+from selfie_tf.models.steps import StepModel
 from selfie_tf.patches import patchify
 
 TOP5_FROM = 20  # classes; with fewer, top-5 says little
 
 
-class Classifier(keras.Model):
+class ImageClassifier(StepModel):
+    """A network that makes features of images, and a dense layer.
+
+    A subclass calls `_make_head` in its constructor, builds `head`, and has `features` and
+    `transfers`. Data are (images uint8 `[B, S, S, 3]`, labels int `[B]`).
+
+    Attributes:
+      head: the dense layer.
+    """
+
+    def _make_head(self, num_classes: int, label_smoothing: float, weight_decay: float) -> None:
+        self.num_classes, self.label_smoothing = num_classes, label_smoothing
+        # Logits in float32 also under mixed precision.
+        dtype = None if self.compute_dtype == "float64" else "float32"
+        self.head = keras.layers.Dense(num_classes, dtype=dtype, name="head")
+        self._make_metrics("top1", weight_decay)
+
+    def features(self, images: tf.Tensor, training=None) -> tf.Tensor:
+        """What the last dense layer sees.
+
+        Args:
+          images: uint8 or float in [0, 255], `[B, S, S, 3]`.
+
+        Returns:
+          `[B, D]` in the compute dtype.
+        """
+        raise NotImplementedError
+
+    def transfers(self, pretrainer, origin: str) -> list:
+        """(layer of `pretrainer`, built layer of this model) for each part that is taken over.
+
+        Raises:
+          UserError: if the pretrained model has no such part; `origin` is what it is called.
+        """
+        raise NotImplementedError
+
+    def call(self, images: tf.Tensor, training=None) -> tf.Tensor:
+        """Args: images, see `features`. Returns: logits `[B, K]`, float32 (or float64)."""
+        features = self.features(images, training=training)
+        return at_least_float32(self.head(at_least_float32(features)))
+
+    def outcomes(self, data, training: bool) -> tuple:
+        """Loss of each image, and whether the label is answered; labels of -1 count as wrong."""
+        images, labels = data
+        logits = self(images, training=training)
+        smoothing = self.label_smoothing if training else 0.0
+        return classification_loss(logits, labels, smoothing), top_k(logits, labels, 1)
+
+    def predict_step(self, data) -> tf.Tensor:
+        return self(data[0] if isinstance(data, tuple) else data, training=False)
+
+    def get_build_config(self):
+        return {"image_size": self.image_size}  # Keras skips building where this is empty
+
+    def build_from_config(self, config):
+        self.build()
+
+
+class Classifier(ImageClassifier):
     """ResNet-50 v2, or P and attention pooling (Figure 5, Table 2), and a dense layer.
 
     "resnet50" is the whole network over the full image, then global average pooling. Groups 1 to 3
@@ -35,6 +92,7 @@ class Classifier(keras.Model):
       patch_by_patch: see above.
       width, stem, attention_layers, num_heads, mlp_dim, dropout_rate, position, norm_momentum,
       norm_synchronized, seed: as in `models.selfie.SelfiePretrainer`.
+      label_smoothing: see `losses.classification_loss`; in training only.
       weight_decay: factor of the L2 penalty in the loss.
 
     Attributes:
@@ -57,6 +115,7 @@ class Classifier(keras.Model):
         mlp_dim: int = 640,
         dropout_rate: float = 0.1,
         position: str = "learned",
+        label_smoothing: float = 0.0,
         weight_decay: float = 1e-4,
         norm_momentum: float = 0.9,
         norm_synchronized: bool = False,
@@ -77,6 +136,7 @@ class Classifier(keras.Model):
             "mlp_dim": mlp_dim,
             "dropout_rate": dropout_rate,
             "position": position,
+            "label_smoothing": label_smoothing,
             "weight_decay": weight_decay,
             "norm_momentum": norm_momentum,
             "norm_synchronized": norm_synchronized,
@@ -84,11 +144,9 @@ class Classifier(keras.Model):
         }
         if head not in ("resnet50", "resnet36_attention"):
             raise ValueError(f"head={head!r}: expected 'resnet50' or 'resnet36_attention'")
-        if position not in ("learned", "factorized"):
-            raise ValueError(f"position={position!r}: expected 'learned' or 'factorized'")
         attention = head == "resnet36_attention"
-        self.num_classes, self.image_size, self.grid = num_classes, image_size, grid
-        self.patch_by_patch, self.weight_decay = attention and patch_by_patch, weight_decay
+        self.image_size, self.grid = image_size, grid
+        self.patch_by_patch = attention and patch_by_patch
         self.backbone = ResNetV2(
             width=width,
             num_groups=3 if attention else 4,
@@ -99,9 +157,9 @@ class Classifier(keras.Model):
         )
         self.positions = self.attention_pooling = None
         self.feature_dim = (16 if attention else 32) * width
+        positions = make_positions(position, grid, self.feature_dim)
         if attention:
-            positions = LearnedPositions if position == "learned" else FactorizedPositions
-            self.positions = positions(grid, grid, self.feature_dim, name="positions")
+            self.positions = positions
             self.attention_pooling = AttentionPooling(
                 attention_layers,
                 num_heads,
@@ -110,14 +168,7 @@ class Classifier(keras.Model):
                 1000 * seed,  # blocks count on from here
                 name="attention_pooling",
             )
-        # Logits in float32 also under mixed precision.
-        dtype = None if self.compute_dtype == "float64" else "float32"
-        self.head = keras.layers.Dense(num_classes, dtype=dtype, name="head")
-        self.loss_metric = keras.metrics.Mean(name="loss")
-        self.accuracy_metric = keras.metrics.Mean(name="top1")
-        self.l2_metric = keras.metrics.Mean(name="l2")
-        self.gradient_norm_metric = keras.metrics.Mean(name="gradient_norm")
-        self.nonfinite_metric = keras.metrics.Sum(name="nonfinite_steps")
+        self._make_head(num_classes, label_smoothing, weight_decay)
 
     def build(self, input_shape=None):
         """Builds every weight."""
@@ -128,106 +179,53 @@ class Classifier(keras.Model):
                 f"the {side}x{side} feature map of {self.image_size}-pixel images cannot be "
                 f"averaged onto grid={self.grid}"
             )
-        for layer, shape in (
-            (self.backbone, [None, size, size, 3]),
-            (self.positions, [None, None]),
-            (self.attention_pooling, [None, None, self.feature_dim]),
-            (self.head, [None, self.feature_dim]),
-        ):
-            if layer is not None:
-                with tf.name_scope(layer.name):
-                    layer.build(shape)
+        build_under_name(
+            [
+                (self.backbone, [None, size, size, 3]),
+                (self.positions, [None, None]),
+                (self.attention_pooling, [None, None, self.feature_dim]),
+                (self.head, [None, self.feature_dim]),
+            ]
+        )
         self.built = True
 
     def features(self, images: tf.Tensor, training=None) -> tf.Tensor:
-        """What the last dense layer sees.
-
-        Args:
-          images: uint8 or float in [0, 255], `[B, S, S, 3]`.
-
-        Returns:
-          `[B, D]` in the compute dtype; D = 32 * width ("resnet50") or 16 * width.
-        """
+        """As `ImageClassifier.features`; D = 32 * width ("resnet50") or 16 * width."""
         if self.attention_pooling is None:
             x = self.backbone(normalize(images, self.compute_dtype), training=training)
             return tf.reduce_mean(x, axis=[1, 2])
         cells = self.grid**2
         if self.patch_by_patch:
-            x = patchify(images, self.image_size // self.grid)  # [B, N, p, p, 3]
-            x = tf.reshape(x, [-1, *x.shape[2:]])  # [B * N, p, p, 3]
-            x = self.backbone(normalize(x, self.compute_dtype), training=training)
-            x = tf.reduce_mean(x, axis=[1, 2])  # [B * N, D]
+            patches = patchify(images, self.image_size // self.grid)  # [B, N, p, p, 3]
+            x = patch_vectors(self.backbone, patches, training=training)  # [B, N, D]
         else:
             x = self.backbone(normalize(images, self.compute_dtype), training=training)
             side = x.shape[1] // self.grid
             x = tf.nn.avg_pool2d(x, side, side, "VALID")  # [B, grid, grid, D]
-        x = tf.reshape(x, [-1, cells, self.feature_dim])  # [B, N, D]
+            x = tf.reshape(x, [-1, cells, self.feature_dim])  # [B, N, D]
         x += self.positions(tf.range(cells)[None])
         return self.attention_pooling(x, training=training)
 
-    def call(self, images: tf.Tensor, training=None) -> tf.Tensor:
-        """Args: images, see `features`. Returns: logits `[B, K]`, float32 (or float64)."""
-        features = self.features(images, training=training)
-        return at_least_float32(self.head(at_least_float32(features)))
-
-    @property
-    def metrics(self):
-        return [
-            self.loss_metric,
-            self.accuracy_metric,
-            self.l2_metric,
-            self.gradient_norm_metric,
-            self.nonfinite_metric,
-        ]
-
-    def train_step(self, data) -> dict:
-        """One optimizer step; `data` is (images `[B, S, S, 3]`, labels int `[B]`)."""
-        images, labels = data
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        with tf.GradientTape() as tape:
-            logits = self(images, training=True)
-            losses = classification_loss(logits, labels)  # [B]
-            loss = tf.reduce_mean(losses)
-            l2 = self.weight_decay * l2_penalty(self.trainable_variables)
-            scaled = (loss + l2) / replicas  # gradients are summed over replicas
-        norm = descend(self, tape, scaled)
-        self.l2_metric.update_state(l2)
-        self.gradient_norm_metric.update_state(norm)
-        finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
-        self.nonfinite_metric.update_state(1.0 - tf.cast(finite, tf.float32))
-        return self._updated(losses, logits, labels)
-
-    def test_step(self, data) -> dict:
-        """Loss and top-1 accuracy of (images, labels)."""
-        images, labels = data
-        logits = self(images, training=False)
-        result = self._updated(classification_loss(logits, labels), logits, labels)
-        return {name: result[name] for name in ("loss", "top1")}
-
-    def predict_step(self, images) -> tf.Tensor:
-        return self(images[0] if isinstance(images, tuple) else images, training=False)
-
-    def _updated(self, losses, logits, labels):
-        self.loss_metric.update_state(losses)
-        self.accuracy_metric.update_state(top_k(logits, labels, 1))
-        return {metric.name: metric.result() for metric in self.metrics}
-
-    def get_config(self):
-        return {**super().get_config(), **self._arguments}
-
-    def get_build_config(self):
-        return {"image_size": self.image_size}  # Keras skips building where this is empty
-
-    def build_from_config(self, config):
-        self.build()
+    def transfers(self, pretrainer, origin: str) -> list:
+        """P; and A and the positions, where this model has them."""
+        pairs = [(pretrainer.patch_network, self.backbone)]
+        if self.attention_pooling is not None:
+            if not isinstance(pretrainer.attention_pooling, AttentionPooling):
+                raise UserError(
+                    f"{origin} has no attention pooling of Selfie's: give "
+                    "--config.model.head=resnet50"
+                )
+            pairs.append((pretrainer.positions, self.positions))
+            pairs.append((pretrainer.attention_pooling, self.attention_pooling))
+        return pairs
 
 
-def load_pretrained_weights(classifier: Classifier, pretrainer, origin: str) -> dict:
-    """Copies P, and A and the positions where the classifier has them.
+def load_pretrained_weights(classifier: ImageClassifier, pretrainer, origin: str) -> dict:
+    """Copies the parts that the classifier takes from pretraining, see `transfers`.
 
     Args:
       classifier: built.
-      pretrainer: a built `models.selfie.SelfiePretrainer`.
+      pretrainer: a built `SelfiePretrainer` or `PatchFormerPretrainer`.
       origin: what messages call it.
 
     Returns:
@@ -237,20 +235,15 @@ def load_pretrained_weights(classifier: Classifier, pretrainer, origin: str) -> 
     Raises:
       UserError: on the first tensor that differs; nothing is loaded then.
     """
-    pairs = [(pretrainer.patch_network, classifier.backbone)]
-    if classifier.attention_pooling is not None:
-        if pretrainer.attention_pooling is None:
-            raise UserError(f"{origin} has no attention pooling: give --config.model.head=resnet50")
-        pairs.append((pretrainer.positions, classifier.positions))
-        pairs.append((pretrainer.attention_pooling, classifier.attention_pooling))
     assignments, unused = [], []
-    for source, target in pairs:
+    for source, target in classifier.transfers(pretrainer, origin):
         found, wanted = _by_name(source), _by_name(target)
         for name, variable in wanted.items():
             # A fourth group follows P, so P's last normalisation has no place, nor it P's.
-            if target is classifier.backbone and classifier.attention_pooling is None:
-                if name.startswith(("group4/", "final_norm/")):
-                    continue
+            if getattr(target, "num_groups", 0) == 4 and name.startswith(
+                ("group4/", "final_norm/")
+            ):
+                continue
             shape = tuple(found[name].shape) if name in found else "not there"
             if shape != tuple(variable.shape):
                 raise UserError(

@@ -1,22 +1,16 @@
 """Selfie's pretraining model (sections 2.1 and 2.2)."""
 
 import tensorflow as tf
-import tf_keras as keras
 
 from selfie_tf.layers.attention import at_least_float32
 from selfie_tf.layers.attention_pooling import AttentionPooling
-from selfie_tf.layers.positions import FactorizedPositions, LearnedPositions
 from selfie_tf.layers.resnet import ResNetV2
-from selfie_tf.losses import l2_penalty, patch_accuracy, patch_classification_loss
-from selfie_tf.models.steps import descend
+from selfie_tf.losses import patch_accuracy, patch_classification_loss
+from selfie_tf.models.parts import build_under_name, make_positions, patch_vectors
+from selfie_tf.models.steps import StepModel
 
 
-def normalize(images: tf.Tensor, dtype) -> tf.Tensor:
-    """Pixels in [0, 255] to [-1, 1]; in the model, so that bytes are what travels to the device."""
-    return tf.cast(tf.cast(images, tf.float32) / 127.5 - 1.0, dtype)
-
-
-class SelfiePretrainer(keras.Model):
+class SelfiePretrainer(StepModel):
     """Predicts which of an image's hidden patches belongs at each of its hidden places.
 
     P turns every patch into a vector h. The seen ones, with their position embeddings, are pooled
@@ -80,10 +74,8 @@ class SelfiePretrainer(keras.Model):
             raise ValueError(f"pooling={pooling!r}: expected 'attention', 'mean' or 'max'")
         if logit_scale not in ("none", "sqrt_dim"):
             raise ValueError(f"logit_scale={logit_scale!r}: expected 'none' or 'sqrt_dim'")
-        if position not in ("learned", "factorized"):
-            raise ValueError(f"position={position!r}: expected 'learned' or 'factorized'")
         self.hidden_dim = 16 * width
-        self.pooling, self.weight_decay = pooling, weight_decay
+        self.pooling = pooling
         self.logit_factor = self.hidden_dim**-0.5 if logit_scale == "sqrt_dim" else 1.0
         self.patch_network = ResNetV2(
             width=width,
@@ -93,8 +85,7 @@ class SelfiePretrainer(keras.Model):
             synchronized=norm_synchronized,
             name="patch_network",
         )
-        positions = LearnedPositions if position == "learned" else FactorizedPositions
-        self.positions = positions(grid, grid, self.hidden_dim, name="positions")
+        self.positions = make_positions(position, grid, self.hidden_dim)
         self.attention_pooling = None
         if pooling == "attention":
             self.attention_pooling = AttentionPooling(
@@ -105,24 +96,19 @@ class SelfiePretrainer(keras.Model):
                 1000 * seed,  # blocks count on from here
                 name="attention_pooling",
             )
-        self.loss_metric = keras.metrics.Mean(name="loss")
-        self.accuracy_metric = keras.metrics.Mean(name="patch_accuracy")
-        self.l2_metric = keras.metrics.Mean(name="l2")
-        self.gradient_norm_metric = keras.metrics.Mean(name="gradient_norm")
-        self.nonfinite_metric = keras.metrics.Sum(name="nonfinite_steps")
+        self._make_metrics("patch_accuracy", weight_decay)
 
     def build(self, input_shape):
         """Builds every weight; `input_shape` is the dict of the batch's shapes (see `call`)."""
         patch_shape = tuple(input_shape["context_patches"])[2:]
         self.patch_size = patch_shape[0]
-        for layer, shape in (
-            (self.patch_network, [None, *patch_shape]),
-            (self.positions, [None, None]),
-            (self.attention_pooling, [None, None, self.hidden_dim]),
-        ):
-            if layer is not None:
-                with tf.name_scope(layer.name):
-                    layer.build(shape)
+        build_under_name(
+            [
+                (self.patch_network, [None, *patch_shape]),
+                (self.positions, [None, None]),
+                (self.attention_pooling, [None, None, self.hidden_dim]),
+            ]
+        )
         self.built = True
 
     def get_build_config(self):
@@ -141,11 +127,23 @@ class SelfiePretrainer(keras.Model):
         Returns:
           `[B, N, D]` in the compute dtype.
         """
-        count, height, width, channels = patches.shape[1:]
-        x = tf.reshape(patches, [-1, height, width, channels])  # [B * N, p, p, 3]
-        x = self.patch_network(normalize(x, self.compute_dtype), training=training)
-        x = tf.reduce_mean(x, axis=[1, 2])  # [B * N, D]
-        return tf.reshape(x, [-1, count, self.hidden_dim])
+        return patch_vectors(self.patch_network, patches, training=training)
+
+    def image_features(self, images: tf.Tensor, training=None) -> tf.Tensor:
+        """What is exported: P's feature map of whole images, averaged.
+
+        Args:
+          images: uint8 or float in [0, 255], `[B, H, W, 3]`.
+
+        Returns:
+          `[B, D]` in the compute dtype.
+        """
+        return self.patch_features(images[:, None], training=training)[:, 0]
+
+    @property
+    def feature_layer(self):
+        """The layer that has the weights of `image_features`."""
+        return self.patch_network
 
     def pool(self, features: tf.Tensor, training=None) -> tf.Tensor:
         """u: `[B, N, D]` (h + position embedding) pooled to `[B, D]`."""
@@ -180,45 +178,7 @@ class SelfiePretrainer(keras.Model):
             at_least_float32(v), at_least_float32(target), transpose_b=True
         )
 
-    @property
-    def metrics(self):
-        return [
-            self.loss_metric,
-            self.accuracy_metric,
-            self.l2_metric,
-            self.gradient_norm_metric,
-            self.nonfinite_metric,
-        ]
-
-    def train_step(self, x: dict) -> dict:
-        """One optimiser step on the global batch; see `call` for `x`."""
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        with tf.GradientTape() as tape:
-            logits = self(x, training=True)
-            losses = patch_classification_loss(logits)  # [B]
-            loss = tf.reduce_mean(losses)
-            l2 = self.weight_decay * l2_penalty(self.trainable_variables)
-            scaled = (loss + l2) / replicas  # gradients are summed over replicas
-        norm = descend(self, tape, scaled)
-        self.l2_metric.update_state(l2)
-        self.gradient_norm_metric.update_state(norm)
-        finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
-        self.nonfinite_metric.update_state(1.0 - tf.cast(finite, tf.float32))
-        return self._updated(losses, logits)
-
-    def test_step(self, x: dict) -> dict:
-        """Loss and patch accuracy of a batch of held-out images."""
-        logits = self(x, training=False)
-        result = self._updated(patch_classification_loss(logits), logits)
-        return {name: result[name] for name in ("loss", "patch_accuracy")}
-
-    def predict_step(self, x: dict) -> tf.Tensor:
-        return self(x, training=False)
-
-    def _updated(self, losses, logits):
-        self.loss_metric.update_state(losses)
-        self.accuracy_metric.update_state(patch_accuracy(logits))
-        return {metric.name: metric.result() for metric in self.metrics}
-
-    def get_config(self):
-        return {**super().get_config(), **self._arguments}
+    def outcomes(self, data: dict, training: bool) -> tuple:
+        """Loss and patch accuracy of each image; see `call` for `data`."""
+        logits = self(data, training=training)
+        return patch_classification_loss(logits), patch_accuracy(logits)
