@@ -1,6 +1,7 @@
 """PatchFormer on CIFAR-10, small enough to be studied on a CPU; not a run of the paper.
 
-    python bin/pretrain.py --config=configs/patchformer_cifar10.py --workdir=runs/patchformer_cifar10
+    python bin/pretrain.py --config=configs/patchformer_cifar10.py \
+        --workdir=runs/patchformer_cifar10
 
 32x32 images, 8x8 grid of 4x4 patches, 24 seen and 40 hidden (10 of 16 blocks of 2x2), of which all
 4x4 pixels are decoded to 4 grey levels. Result at this size: not measured.

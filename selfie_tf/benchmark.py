@@ -7,7 +7,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from selfie_tf import distribute
-from selfie_tf.config import Config
+from selfie_tf.config import PretrainConfig
 from selfie_tf.data.pipeline import training_batches
 from selfie_tf.data.sources import make_source
 from selfie_tf.layers.resnet import EXPANSION, STRIDES_PER_GROUP, UNITS_PER_GROUP
@@ -17,7 +17,7 @@ from selfie_tf.training import compile_model
 _MATMUL_SIDE = 4096
 
 
-def gflop_per_image(config: Config) -> float:
+def gflop_per_image(config: PretrainConfig) -> float:
     """Counts the floating-point operations of one training step per image, in 1e9.
 
     Multiplications and additions of the convolutions and matrix products, forward, times 3 (the
@@ -27,52 +27,86 @@ def gflop_per_image(config: Config) -> float:
     - a k x k convolution from c to d channels with output h x w: 2 k^2 c d h w. Taps in the
       padding count, as is usual, also where the implementation skips them (3x3 at 2x2 positions:
       4 of 9 taps are real), so the figure compares implementations by images/s;
-    - an attention block on n = C + 1 vectors of width D with intermediate width M:
-      2 n (4 D^2 + 2 n D + 2 D M);
-    - the logits: 2 T^2 D.
+    - an attention block, see `attention_block_flop`;
+    - Selfie's logits: 2 T^2 D.
 
     Element-wise work, normalisation, the position look-up and the optimizer are left out.
 
     Args:
-      config: a `config.Config`.
+      config: a `config.Config` or `config.PatchFormerConfig`.
 
     Returns:
       GFLOP an image.
     """
-    model = config.model
-    dim, n, targets = model.hidden_dim, config.num_context + 1, config.num_targets
+    count = {"selfie": _selfie_flop, "patchformer": _patchformer_flop}[config.method]
+    return 3 * count(config) / 1e9
+
+
+def _selfie_flop(config):
+    model, dim, targets = config.model, config.model.hidden_dim, config.num_targets
     total = config.num_patches * patch_network_flop(model.width, model.stem, config.patches.size)
     if model.pooling == "attention":
-        block = 2 * n * (4 * dim**2 + 2 * n * dim + 2 * dim * model.mlp_dim)
-        total += model.attention_layers * block
-    total += 2 * targets**2 * dim
-    return 3 * total / 1e9
+        n = config.num_context + 1
+        total += model.attention_layers * attention_block_flop(n, n, dim, model.mlp_dim)
+    return total + 2 * targets**2 * dim
+
+
+def _patchformer_flop(config):
+    model, dim, p = config.model, config.model.hidden_dim, config.patches
+    seen, targets = config.num_context, config.num_targets
+    total = seen * patch_network_flop(model.width, model.stem, p.size)
+    total += model.attention_layers * attention_block_flop(seen, seen, dim, model.mlp_dim)
+    queries = 1 if model.query == "pooled" else targets
+    total += attention_block_flop(queries, seen, dim, model.mlp_dim)
+    return total + targets * decoder_flop(dim, p.target_size, 2**p.target_bits)
+
+
+def attention_block_flop(queries: int, keys: int, dim: int, mlp_dim: int) -> int:
+    """Forward operations of an attention block from `queries` vectors over `keys`."""
+    projections = 2 * queries * dim**2 + 2 * keys * dim**2  # query and output; key and value
+    products = 2 * queries * keys * dim  # scores, and weighted values
+    return 2 * (projections + products + 2 * queries * dim * mlp_dim)
 
 
 def patch_network_flop(width: int, stem: str, side: int) -> int:
     """Forward operations of P for one patch of `side` pixels, see `gflop_per_image`."""
-
-    def halve(x):
-        return -(-x // 2)
-
     if stem == "imagenet":
-        side = halve(side)
+        side = _halve(side)
         flop = 2 * 7**2 * 3 * width * side**2
-        side = halve(side)
+        side = _halve(side)
     else:
         flop = 2 * 3**2 * 3 * width * side**2
     channels = width
     for group in range(3):
         filters = width * 2**group
         for unit in range(UNITS_PER_GROUP[group]):
-            out = halve(side) if unit == 0 and STRIDES_PER_GROUP[group] == 2 else side
-            flop += 2 * channels * filters * side**2  # 1x1
-            flop += 2 * 3**2 * filters**2 * out**2  # 3x3, strided
-            flop += 2 * filters * EXPANSION * filters * out**2  # 1x1
-            if unit == 0:
-                flop += 2 * channels * EXPANSION * filters * out**2  # projection
+            strided = unit == 0 and STRIDES_PER_GROUP[group] == 2
+            out = _halve(side) if strided else side
+            flop += _unit_flop(channels, filters, side, out, project=unit == 0)
             channels, side = EXPANSION * filters, out
     return flop
+
+
+def decoder_flop(dim: int, size: int, outputs: int) -> int:
+    """Forward operations of `UpsamplingDecoder` for one vector, see `gflop_per_image`."""
+    flop, channels, side = 0, dim, 1
+    while side < size:
+        side *= 2
+        filters = max(1, channels // 2 // EXPANSION)
+        flop += _unit_flop(channels, filters, side, side, project=True)
+        channels = EXPANSION * filters
+    return flop + 2 * channels * outputs * size**2
+
+
+def _unit_flop(channels, filters, side, out, project):
+    flop = 2 * channels * filters * side**2  # 1x1
+    flop += 2 * 3**2 * filters**2 * out**2  # 3x3, strided
+    flop += 2 * filters * EXPANSION * filters * out**2  # 1x1
+    return flop + project * 2 * channels * EXPANSION * filters * out**2
+
+
+def _halve(side):
+    return -(-side // 2)
 
 
 def matmul_gflops(dtype: tf.DType, seconds: float) -> float:
@@ -84,7 +118,7 @@ def matmul_gflops(dtype: tf.DType, seconds: float) -> float:
     return 2 * _MATMUL_SIDE**3 / _seconds_per_call(lambda: multiply(a, b), seconds) / 1e9
 
 
-def benchmark(config: Config, data_dir: str, seconds: float) -> dict:
+def benchmark(config: PretrainConfig, data_dir: str, seconds: float) -> dict:
     """Measures input pipeline, train step and both together, in float32 and mixed_bfloat16.
 
     Args:

@@ -18,7 +18,7 @@ from selfie_tf.errors import UserError
 from selfie_tf.finetuning import describe, load_finetuning_run
 from selfie_tf.losses import top_k
 from selfie_tf.models.classifier import TOP5_FROM
-from selfie_tf.pretraining import HeldOut, build_pretrainer, load_pretraining_run
+from selfie_tf.pretraining import TASKS, answers, build_pretrainer, load_pretraining_run
 
 _BATCH = 128
 _NEIGHBOURS = 20
@@ -119,13 +119,7 @@ def finetuned_report(result: dict) -> str:
 
 def pretrained_report(result: dict) -> str:
     """`evaluate_pretrained`'s result for the screen."""
-    lines = [
-        result["model"],
-        f"patch accuracy on {result['evaluated_images']} held-out images: "
-        f"{result['held_out_patch_accuracy']:.3f} cropped as in training, "
-        f"{result['held_out_patch_accuracy_uncropped']:.3f} uncropped "
-        f"(chance {result['chance']:.3f})",
-    ]
+    lines = [result["model"], TASKS[result["method"]].describe(result)]
     probes = result["probes"]
     if probes:
         lines += [
@@ -168,13 +162,12 @@ def per_class(matrix: np.ndarray, names) -> list:
 def evaluate_pretrained(
     path: str, output: str, data_name: str = "", data_dir: str = "", train_images: int = 10_000
 ) -> dict:
-    """Patch accuracy, and how well frozen features tell classes apart.
+    """How well the pretext task is done, and how well frozen features tell classes apart.
 
-    The features are P's, averaged over the whole image (`patch_features`), as finetuning takes it
-    up. Two classifiers learn from those of labelled training images, and are tested on the held-out
-    ones: the 20 nearest neighbours by cosine, and a linear probe (logistic regression on
-    standardised features). The same is done with the network as it was before training, without
-    which the figures say nothing.
+    The features are those that are exported (the model's `image_features`). Two classifiers learn
+    from those of labelled training images, and are tested on the held-out ones: the 20 nearest
+    neighbours by cosine, and a linear probe (logistic regression on standardised features). The
+    same is done with the network as it was before training, without which the figures say nothing.
 
     Args:
       path: work directory of a pretraining run, or an export of it.
@@ -196,13 +189,14 @@ def evaluate_pretrained(
     source = make_source(config, data_dir)
     run.check_images(source)
     config.train.batch_size = batch_size
+    logits = answers(tf.distribute.get_strategy(), model)
     with reading(source, config.data):
-        measured = HeldOut(config, source, tf.distribute.get_strategy(), model).evaluate()
+        measured = TASKS[config.method].evaluate(config, source, logits)
     result = {
         "model": run.origin,
+        "method": config.method,
         "data": config.data.name,
         **measured,
-        "chance": 1 / config.num_targets,
     }
     if data_name and data_name != config.data.name:
         config.data.name, config.data.test_split = data_name, ""
@@ -234,7 +228,7 @@ def _probes(config, source, model, train_images):
 
         @tf.function
         def features(images, network=network):
-            return network.patch_features(images[:, None], training=False)[:, 0]
+            return network.image_features(images, training=False)
 
         train, train_labels = _outputs(few, config.data, features)
         test, test_labels = _outputs(source, config.data, features)

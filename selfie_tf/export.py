@@ -33,7 +33,7 @@ def export(workdir: str, output: str) -> None:
     def function(images, training):
         if classifier:
             return model(images, training=training)
-        return model.patch_features(images[:, None], training=training)[:, 0]
+        return model.image_features(images, training=training)
 
     command = f"python bin/export.py --workdir={workdir} --output={output}"
     info = {
@@ -51,7 +51,7 @@ def export(workdir: str, output: str) -> None:
         return _card(info, run, function, digests)
 
     size = config.data.image_size
-    layer = model if classifier else model.patch_network
+    layer = model if classifier else model.feature_layer
     savedmodel.write(output, model, layer, function, size, run.class_names, info, card)
     logging.info("exported %s to %s", run.origin, output)
 
@@ -62,7 +62,10 @@ def _card(info, run, function, digests):
     dim = function(tf.zeros([1, size, size, 3], tf.uint8), False).shape[-1]
     answer = f"`logits`, `probabilities` float32 `[B, {dim}]` and `class` string `[B]`"
     if not classifier:
-        answer = f"`features` float32 `[B, {dim}]`: P's feature map, averaged over the image"
+        what = "P's feature map, averaged over the image"
+        if config.method == "patchformer":
+            what = "the context of all patches, pooled"
+        answer = f"`features` float32 `[B, {dim}]`: {what}"
     measured = {
         key: value
         for key, value in info["result"].items()

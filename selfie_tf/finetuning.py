@@ -15,7 +15,13 @@ from selfie_tf.data.sources import check_batch, make_source
 from selfie_tf.data.subsets import labelled_source
 from selfie_tf.errors import UserError
 from selfie_tf.losses import classification_loss, top_k
-from selfie_tf.models.classifier import TOP5_FROM, Classifier, load_pretrained_weights
+from selfie_tf.models.classifier import (
+    TOP5_FROM,
+    Classifier,
+    ImageClassifier,
+    load_pretrained_weights,
+)
+from selfie_tf.models.patchformer import PatchFormerClassifier
 from selfie_tf.pretraining import load_pretraining_run
 from selfie_tf.training import (
     LoadedRun,
@@ -32,32 +38,37 @@ from selfie_tf.training import (
 )
 
 
-def build_classifier(config: FinetuneConfig, num_classes: int) -> Classifier:
+def build_classifier(config: FinetuneConfig, num_classes: int) -> ImageClassifier:
     """Makes the model with all its weights; call it in the strategy's scope."""
     model = config.model
-    classifier = Classifier(
-        num_classes,
-        image_size=config.data.image_size,
-        head=model.head,
-        grid=config.grid,
-        patch_by_patch=model.patch_by_patch,
-        width=model.width,
-        stem=model.stem,
-        attention_layers=model.attention_layers,
-        num_heads=model.num_heads,
-        mlp_dim=model.mlp_dim,
-        dropout_rate=model.dropout_rate,
-        position=model.position,
-        weight_decay=config.optimizer.weight_decay,
-        norm_momentum=model.norm_momentum,
-        norm_synchronized=model.norm_synchronized,
-        seed=config.train.seed,
-    )
+    arguments = {
+        "image_size": config.data.image_size,
+        "grid": config.grid,
+        "width": model.width,
+        "stem": model.stem,
+        "attention_layers": model.attention_layers,
+        "num_heads": model.num_heads,
+        "mlp_dim": model.mlp_dim,
+        "dropout_rate": model.dropout_rate,
+        "position": model.position,
+        "label_smoothing": model.label_smoothing,
+        "weight_decay": config.optimizer.decay_in_loss,
+        "norm_momentum": model.norm_momentum,
+        "norm_synchronized": model.norm_synchronized,
+        "seed": config.train.seed,
+    }
+    if model.head == "patchformer":
+        mask_ratio = config.patches.mask_ratio
+        classifier = PatchFormerClassifier(num_classes, mask_ratio=mask_ratio, **arguments)
+    else:
+        classifier = Classifier(
+            num_classes, head=model.head, patch_by_patch=model.patch_by_patch, **arguments
+        )
     classifier.build()
     return classifier
 
 
-def load_finetuned(path: str) -> Classifier:
+def load_finetuned(path: str) -> ImageClassifier:
     """Loads the classifier of a finetuning run, finished or not, or of an export of it.
 
     Raises:
@@ -213,16 +224,24 @@ def _initialise(config, model) -> dict:
     return {
         "from": config.init_from,
         "step": pretrained.step,
-        "config": {"data": theirs.data.name, "crop": theirs.data.crop, "steps": theirs.train.steps},
+        "config": {
+            "method": theirs.method,
+            "data": theirs.data.name,
+            "crop": theirs.data.crop,
+            "steps": theirs.train.steps,
+        },
         **used,
     }
+
+
+_DEEP = ("backbone/", "attention_pooling/", "patch_network/", "transformer/")
 
 
 def _parts(names) -> str:
     """Names of tensors, summed up by layer: "backbone/group1 (42), head (2)"."""
     counts = {}
     for name in names:
-        depth = 2 if name.startswith(("backbone/", "attention_pooling/", "patch_network/")) else 1
+        depth = 2 if name.startswith(_DEEP) else 1
         part = "/".join(name.split("/")[:depth])
         counts[part] = counts.get(part, 0) + 1
     return ", ".join(f"{part} ({count})" for part, count in counts.items())

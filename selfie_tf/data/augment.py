@@ -27,8 +27,6 @@ def jitter(patches: tf.Tensor, pixels: int, seed: tf.Tensor) -> tf.Tensor:
     count, size = patches.shape[0], patches.shape[1]
     if not 0 <= pixels < size:
         raise ValueError(f"pixels is {pixels}; patches of {size}x{size} need 0 to {size - 1}")
-    if not pixels:
-        return tf.cast(patches, tf.float32)
     side = size - pixels
     corners = tf.random.stateless_uniform([2, count, 1], seed, 0, pixels + 1, tf.int32)
     rows, columns = tf.unstack(corners + tf.range(side))  # [C, side] each
@@ -50,8 +48,6 @@ def adjust_brightness(patches: tf.Tensor, max_delta: float, seed: tf.Tensor) -> 
       float32 `[C, p, p, 3]`, clipped to [0, 255].
     """
     x = tf.cast(patches, tf.float32)
-    if not max_delta:
-        return x
     return _clip(x + _uniform(x, -255.0 * max_delta, 255.0 * max_delta, seed))
 
 
@@ -69,7 +65,7 @@ def adjust_hue(patches: tf.Tensor, max_delta: float, seed: tf.Tensor) -> tf.Tens
     """
     x = tf.cast(patches, tf.float32)
     if not max_delta:
-        return x
+        return x  # the way to HSV and back rounds
     delta = _uniform(x, -max_delta, max_delta, seed)
     hue, saturation, value = _to_hsv(x)
     return _from_hsv(tf.math.floormod(hue + delta, 1.0), saturation, value)
@@ -127,8 +123,6 @@ def flip(patches: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
       float32 `[C, p, p, 3]` in [0, 255].
     """
     x = tf.cast(patches, tf.float32)
-    if not rate:
-        return x
     chosen = tf.random.stateless_uniform([x.shape[0], 1], seed) < rate
     # Gathering the columns is several times faster than mirroring all patches and choosing.
     columns = tf.range(x.shape[2])
@@ -172,8 +166,6 @@ def blend_grayscale(patches: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tens
       float32 `[C, p, p, 3]` in [0, 255].
     """
     x = tf.cast(patches, tf.float32)
-    if not rate:
-        return x
     chosen, part = tf.unstack(tf.random.stateless_uniform([2, x.shape[0], 1, 1, 1], seed))
     part = tf.where(chosen < rate, part, 0.0)
     return x + part * (tf.image.rgb_to_grayscale(x) - x)
