@@ -111,13 +111,23 @@ def draw_reconstruction(
     columns = [("original", batch["original"]), ("visible", arrange(hidden, None, grid))]
     for step, levels in answers_at.items():
         title = f"step {step:,}\n{np.mean(levels == truth):.0%} right"
-        columns.append((title, _put_levels(batch, levels, grid, target, num_levels)))
-    columns.append(("truth", _put_levels(batch, truth, grid, target, num_levels)))
+        columns.append((title, put_levels(batch, levels, grid, target, num_levels)))
+    columns.append(("truth", put_levels(batch, truth, grid, target, num_levels)))
     _draw_columns(path, columns)
 
 
-def _put_levels(batch, levels, grid, target, num_levels):
-    """The visible patches, and the levels at the hidden ones: uint8 `[B, S, S, 3]`."""
+def put_levels(
+    batch: dict, levels: np.ndarray, grid: int, target: str, num_levels: int
+) -> np.ndarray:
+    """Puts the visible patches where they belong, and levels, as greys, at the hidden places.
+
+    Args:
+      levels: int `[B, T, s, s]`.
+      batch, grid, target, num_levels: as in `draw_reconstruction`.
+
+    Returns:
+      uint8 `[B, S, S, 3]`.
+    """
     size = _patch_shape(batch)[0]
     shown = np.round(levels * (255 / (num_levels - 1))).astype(np.uint8)  # [B, T, s, s]
     if target == "subsample":

@@ -30,10 +30,27 @@ TINY = [
     "--config.train.picture_every=12",
 ]
 
+# PatchFormer: 8 patches of 4 pixels seen, 8 hidden, of which the middle 2x2 pixels are decoded.
+TINY_PATCHFORMER = [
+    "--config=configs/patchformer_cifar10.py",
+    *TINY[1:],
+    "--config.data.name=builtin:shapes",
+    "--config.patches.target_size=2",
+    "--config.optimizer.learning_rate=0.001",
+]
+
 TINY_FINETUNE = [
     "--config=configs/finetune_quickstart.py",
     *(flag for flag in TINY[1:] if "eval_images" not in flag and "picture_every" not in flag),
     "--config.train.eval_every=12",
+]
+
+TINY_FINETUNE_PATCHFORMER = [
+    "--config=configs/finetune_patchformer_cifar10.py",
+    *TINY_FINETUNE[1:],
+    "--config.data.name=builtin:shapes",
+    "--config.data.label_fraction=0.05",
+    "--config.optimizer.learning_rate=0.001",
 ]
 
 

@@ -11,7 +11,8 @@ from conftest import make_batch
 from selfie_tf.errors import UserError
 from selfie_tf.losses import classification_loss
 from selfie_tf.models.classifier import Classifier, load_pretrained_weights
-from selfie_tf.models.selfie import SelfiePretrainer, normalize
+from selfie_tf.models.parts import normalize
+from selfie_tf.models.selfie import SelfiePretrainer
 from selfie_tf.patches import patchify
 
 # 16-pixel images, 4x4 patches of 4 pixels; P's feature map is 4x4.

@@ -59,10 +59,52 @@ def test_pictures_are_pngs_with_a_column_a_step(batch):
     assert widths[1] == pytest.approx(widths[0] * 5 / 3, rel=0.02)
 
 
+def make_reconstruction(rng, target_size):
+    batch = make_batch(rng, batch=2, grid=GRID, context=10, size=SIZE)
+    del batch["target_patches"]
+    batch["target_levels"] = rng.integers(0, 4, [2, 6, target_size, target_size])
+    batch["original"] = rng.integers(0, 256, [2, 24, 24, 3], dtype=np.uint8)
+    return batch
+
+
+@pytest.mark.parametrize("target, size", [("center_crop", 2), ("subsample", 3)])
+def test_levels_are_put_in_place_as_greys(target, size, rng):
+    batch = make_reconstruction(rng, size)
+    images = figures.put_levels(batch, batch["target_levels"], GRID, target, 4)
+    for b in range(2):
+        for patch, position in zip(batch["context_patches"][b], batch["context_positions"][b]):
+            np.testing.assert_array_equal(cell(images[b], position), patch)
+        for levels, position in zip(batch["target_levels"][b], batch["target_positions"][b]):
+            found = cell(images[b], position)
+            if target == "center_crop":
+                shown = found[2:4, 2:4]
+                rest = found.astype(int)
+                rest[2:4, 2:4] = figures.HIDDEN
+                assert (rest == figures.HIDDEN).all()
+            else:
+                shown = found[::2, ::2]
+                np.testing.assert_array_equal(found, shown.repeat(2, 0).repeat(2, 1))
+            for channel in range(3):
+                np.testing.assert_array_equal(shown[..., channel], 85 * levels)
+
+
+def test_reconstructions_have_a_column_a_step_and_three_more(rng):
+    batch, widths = make_reconstruction(rng, 2), []
+    for steps in (1, 3):
+        file = io.BytesIO()
+        answers = {s: np.zeros([2, 6, 2, 2], int) for s in range(steps)}
+        figures.draw_reconstruction(file, batch, answers, GRID, "center_crop", 4)
+        picture = Image.open(file)
+        assert picture.format == "PNG"
+        widths.append(picture.width)
+    assert widths[1] == pytest.approx(widths[0] * 6 / 4, rel=0.02)
+
+
 def test_curves_are_drawn():
     file = io.BytesIO()
     points = [{"step": s, "loss": 2.0 / s, "patch_accuracy": 0.1 * s} for s in range(1, 5)]
-    figures.draw_curves(file, points, 0.25)
+    guesses = {"loss": ("guessing", 1.4), "patch_accuracy": ("guessing", 0.25)}
+    figures.draw_curves(file, points, "patch_accuracy", guesses)
     pixels = np.asarray(Image.open(file).convert("RGB")).reshape(-1, 3)
     assert len(np.unique(pixels, axis=0)) > 20
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from conftest import TINY, TINY_FINETUNE, run, start
 from PIL import Image
-from test_training import (
+from runs import (
     PARITY,
+    STEPS,
     assert_close,
     assert_identical,
     log_points,
@@ -21,8 +22,6 @@ from test_training import (
 from selfie_tf.data import shapes
 from selfie_tf.finetuning import load_finetuned
 from selfie_tf.pretraining import load_pretrained
-
-STEPS = 24
 
 
 def finish(workdir, *flags, **kwargs):
@@ -171,7 +170,6 @@ def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
 
 
 PARITY_HERE = [*PARITY, "--config.model.head=resnet36_attention"]
-PARITY_HERE.remove("--config.model.logit_scale=sqrt_dim")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ LEVELS = [
     {"patches", "losses", "optimizers", "distribute", "figures", "checkpoints"},
     {"layers", "data", "workdir", "savedmodel"},
     {"models"},
-    {"training"},
+    {"training", "jigsaw", "reconstruction"},
     {"pretraining"},
     {"finetuning", "benchmark"},
     {"evaluation", "export", "comparison"},

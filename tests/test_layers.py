@@ -8,8 +8,16 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from selfie_tf.layers.attention import AttentionBlock, LayerNorm, SelfAttention, StatelessDropout
-from selfie_tf.layers.attention_pooling import AttentionPooling
+from selfie_tf.layers.attention import (
+    AttentionBlock,
+    LayerNorm,
+    MultiHeadAttention,
+    PatchDropout,
+    StatelessDropout,
+    Transformer,
+)
+from selfie_tf.layers.attention_pooling import AttentionPooling, QueryPooling
+from selfie_tf.layers.decoder import UpsamplingDecoder
 from selfie_tf.layers.positions import FactorizedPositions, LearnedPositions
 
 
@@ -39,26 +47,28 @@ def gelu(x):
     return np.array([0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x])
 
 
-def attention_reference(x, w, heads, prefix=""):
-    """x `[N, D]` -> `[N, D]`."""
+def attention_reference(x, w, heads, prefix="", context=None):
+    """x `[N, D]`, context `[M, D]` or x itself -> `[N, D]`."""
+    context = x if context is None else context
 
     def dense(name, v):
         return v @ w[f"{prefix}{name}/kernel"] + w[f"{prefix}{name}/bias"]
 
     count, dim = x.shape
     size = dim // heads
-    query, key, value = (np.stack([dense(n, v) for v in x]) for n in ("query", "key", "value"))
+    query = np.stack([dense("query", v) for v in x])
+    key, value = (np.stack([dense(n, v) for v in context]) for n in ("key", "value"))
     out = np.zeros_like(x)
     for i in range(count):
         for h in range(heads):
             part = slice(h * size, (h + 1) * size)
-            scores = np.array([query[i, part] @ key[j, part] for j in range(count)])
+            scores = np.array([query[i, part] @ key[j, part] for j in range(len(key))])
             out[i, part] = softmax(scores / math.sqrt(size)) @ value[:, part]
     return np.stack([dense("output", v) for v in out])
 
 
-def block_reference(x, w, heads, prefix=""):
-    attended = attention_reference(x, w, heads, f"{prefix}attention/")
+def block_reference(x, w, heads, prefix="", context=None):
+    attended = attention_reference(x, w, heads, f"{prefix}attention/", context)
     norm = [w[f"{prefix}attention_norm/{n}"] for n in ("gamma", "beta")]
     middle = np.stack([layer_norm(v, *norm) for v in x + attended])
     wide = [
@@ -143,7 +153,7 @@ def test_dropout_follows_a_training_tensor():
 
 
 def test_self_attention_matches_a_loop(rng, built):
-    layer = built(SelfAttention(2, 0.1), [None, 5, 6])
+    layer = built(MultiHeadAttention(2, 0.1), [None, 5, 6])
     set_weights(layer, rng)
     x = rng.normal(size=[3, 5, 6]).astype(np.float32)
     expected = [attention_reference(v.astype(np.float64), named(layer), 2) for v in x]
@@ -156,6 +166,86 @@ def test_attention_block_matches_a_loop(rng, built):
     x = rng.normal(size=[2, 4, 6]).astype(np.float32)
     expected = [block_reference(v.astype(np.float64), named(layer), 3) for v in x]
     np.testing.assert_allclose(layer(x, training=False), expected, atol=2e-5)
+
+
+def test_attention_over_another_sequence_matches_a_loop(rng, built):
+    layer = built(AttentionBlock(3, 10, 0.1), [None, 4, 6])
+    set_weights(layer, rng)
+    x = rng.normal(size=[2, 4, 6]).astype(np.float32)
+    context = rng.normal(size=[2, 7, 6]).astype(np.float32)
+    expected = [
+        block_reference(v.astype(np.float64), named(layer), 3, context=c.astype(np.float64))
+        for v, c in zip(x, context)
+    ]
+    np.testing.assert_allclose(layer(x, context, training=False), expected, atol=2e-5)
+
+
+def test_a_transformer_is_one_block_after_the_other(rng, built):
+    layer = built(Transformer(3, 2, 8), [None, 5, 4])
+    set_weights(layer, rng)
+    x = rng.normal(size=[2, 5, 4]).astype(np.float32)
+    for b in range(2):
+        expected = x[b].astype(np.float64)
+        for block in ("block1/", "block2/", "block3/"):
+            expected = block_reference(expected, named(layer), 2, block)
+        np.testing.assert_allclose(layer(x, training=False)[b], expected, atol=2e-5)
+
+
+def test_query_pooling_matches_a_loop_over_locations(rng, built):
+    layer = built(QueryPooling(2, 8), [None, 5, 4])
+    set_weights(layer, rng)
+    w = named(layer)
+    x = rng.normal(size=[2, 5, 4]).astype(np.float32)
+    locations = rng.normal(size=[2, 3, 4]).astype(np.float32)
+    found = layer(x, locations, training=False)
+    assert found.shape == (2, 3, 4)
+    for b, t in np.ndindex(2, 3):
+        query = w["query"] + locations[b, t].astype(np.float64)
+        query = layer_norm(query, w["query_norm/gamma"], w["query_norm/beta"])
+        expected = block_reference(query[None], w, 2, "block/", x[b].astype(np.float64))
+        np.testing.assert_allclose(found[b, t], expected[0], atol=2e-5)
+
+
+def test_patch_dropout_draws_by_count_and_keeps_it_in_a_checkpoint(tmp_path):
+    layer = PatchDropout(0.25, seed=3)
+    layer.build(None)
+    draws = [layer.kept(4, 12, training=True).numpy() for _ in range(2)]
+    path = tf.train.Checkpoint(layer=layer).save(str(tmp_path / "c"))
+    draws.append(layer.kept(4, 12, training=True).numpy())
+    assert len({row.tobytes() for draw in draws for row in draw}) == 12
+    for row in np.concatenate(draws):
+        assert row.dtype == np.int32 and len(set(row)) == 9 and sorted(row) == list(row)
+    again = PatchDropout(0.25, seed=3)
+    again.build(None)
+    np.testing.assert_array_equal(again.kept(4, 12, training=False), [range(12)] * 4)
+    tf.train.Checkpoint(layer=again).restore(path).assert_consumed()
+    np.testing.assert_array_equal(again.kept(4, 12, training=True), draws[2])
+
+
+@pytest.mark.parametrize("size", [2, 8])
+def test_the_decoder_doubles_and_refines(size, rng, built):
+    layer = built(UpsamplingDecoder(size, 3), [None, 64])
+    set_weights(layer, rng)
+    x = rng.normal(size=[5, 64]).astype(np.float32)
+    expected, channels = x[:, None, None], 64
+    for unit in layer.units:
+        expected = expected.repeat(2, axis=1).repeat(2, axis=2)  # nearest neighbour
+        expected = unit(expected, training=False).numpy()
+        channels = channels // 2
+        assert expected.shape[3] == channels
+    expected = layer.final_norm(expected, training=False).numpy()
+    w = named(layer)
+    expected = expected @ w["output/kernel"] + w["output/bias"]
+    found = layer(x, training=False)
+    assert found.shape == (5, size, size, 3) and found.dtype == tf.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    assert np.std(found, axis=(1, 2)).mean() > 1e-3  # pixels differ
+
+
+@pytest.mark.parametrize("size", [1, 6, 0])
+def test_the_decoder_makes_powers_of_two(size):
+    with pytest.raises(ValueError, match=f"size={size}: expected a power of two"):
+        UpsamplingDecoder(size, 4)
 
 
 @pytest.mark.parametrize("where", ["attention/dropout", "attention_dropout", "output_dropout"])
@@ -265,19 +355,23 @@ def test_no_fused_normalisation_in_attention(built, rng):
 
 def test_heads_must_divide_the_width(built):
     with pytest.raises(ValueError, match="num_heads=4 does not divide the width 6"):
-        built(SelfAttention(4), [None, 5, 6])
+        built(MultiHeadAttention(4), [None, 5, 6])
 
 
+_BLOCKS = {"num_heads": 2, "mlp_dim": 7, "dropout_rate": 0.3, "seed": 5}
 LAYERS = [
     (LearnedPositions, {"rows": 2, "columns": 3, "dim": 4}),
     (FactorizedPositions, {"rows": 2, "columns": 3, "dim": 4}),
     (StatelessDropout, {"rate": 0.3, "seed": 5}),
     (LayerNorm, {"epsilon": 0.1}),
-    (SelfAttention, {"num_heads": 2, "dropout_rate": 0.3, "seed": 5}),
-    (AttentionBlock, {"num_heads": 2, "mlp_dim": 7, "dropout_rate": 0.3, "seed": 5}),
+    (MultiHeadAttention, {"num_heads": 2, "dropout_rate": 0.3, "seed": 5}),
+    (AttentionBlock, _BLOCKS),
+    (Transformer, {"num_layers": 2, **_BLOCKS}),
+    (AttentionPooling, {"num_layers": 2, **_BLOCKS}),
+    (QueryPooling, _BLOCKS),
     (
-        AttentionPooling,
-        {"num_layers": 2, "num_heads": 2, "mlp_dim": 7, "dropout_rate": 0.3, "seed": 5},
+        UpsamplingDecoder,
+        {"size": 4, "num_outputs": 3, "norm_momentum": 0.8, "synchronized": True},
     ),
 ]
 
@@ -295,9 +389,15 @@ def test_layers_work_in_a_keras_model_and_are_saved_and_loaded(
     layer_class, arguments, rng, tmp_path
 ):
     is_position = issubclass(layer_class, LearnedPositions)
-    inputs = keras.Input([3], dtype="int32") if is_position else keras.Input([3, 4])
-    model = keras.Model(inputs, layer_class(**arguments)(inputs))
-    x = np.array([[0, 5, 2]]) if is_position else rng.normal(size=[2, 3, 4]).astype(np.float32)
+    is_decoder = layer_class is UpsamplingDecoder
+    inputs = keras.Input([3], dtype="int32" if is_position else None)
+    if not (is_position or is_decoder):
+        inputs = keras.Input([3, 4])
+    more = [inputs[:, :2]] if layer_class is QueryPooling else []
+    model = keras.Model(inputs, layer_class(**arguments)(inputs, *more))
+    x = rng.normal(size=[2, *inputs.shape[1:]]).astype(np.float32)
+    if is_position:
+        x = np.array([[0, 5, 2]])
     path = str(tmp_path / "model.keras")
     model.save(path)
     loaded = keras.models.load_model(path, custom_objects={layer_class.__name__: layer_class})

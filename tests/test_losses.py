@@ -57,20 +57,22 @@ def test_l2_counts_kernels_only(rng):
     np.testing.assert_allclose(losses.l2_penalty(variables), expected, rtol=1e-6)
 
 
-def test_classification_loss_and_gradient_match_a_loop(rng):
+@pytest.mark.parametrize("smoothing", [0.0, 0.01, 0.3])
+def test_classification_loss_and_gradient_match_a_loop(smoothing, rng):
     logits, labels = rng.normal(0, 3, [5, 7]).astype(np.float32), np.array([3, 0, 6, -1, 2])
     x = tf.constant(logits)
     with tf.GradientTape() as tape:
         tape.watch(x)
-        loss = losses.classification_loss(x, tf.constant(labels))
+        loss = losses.classification_loss(x, tf.constant(labels), smoothing)
     expected, gradient = np.zeros(5), np.zeros([5, 7])
     for b, label in enumerate(labels):
         if label < 0:
             continue  # no label, no loss
         exps = np.exp(logits[b].astype(np.float64) - logits[b].max())
-        expected[b] = -np.log(exps[label] / exps.sum())
-        gradient[b] = exps / exps.sum()
-        gradient[b, label] -= 1
+        for k in range(7):
+            truth = smoothing / 7 + (1 - smoothing) * (k == label)
+            expected[b] -= truth * np.log(exps[k] / exps.sum())
+            gradient[b, k] = exps[k] / exps.sum() - truth
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(tape.gradient(loss, x), gradient, atol=1e-6)
 
@@ -82,3 +84,24 @@ def test_top_k(k, expected):
     )  # equal logits are no hit for all
     hits = losses.top_k(tf.constant(logits), tf.constant([1, 0, 2, -1, 1]), k)
     assert hits.numpy().tolist() == expected
+
+
+def test_the_loss_of_pixels_is_that_of_each(rng):
+    logits = rng.normal(size=[2, 3, 2, 2, 4]).astype(np.float32)
+    levels = rng.integers(0, 4, [2, 3, 2, 2]).astype(np.int32)
+    found = losses.classification_loss(tf.constant(logits), tf.constant(levels), 0.1)
+    flat = losses.classification_loss(
+        tf.constant(logits.reshape(-1, 4)), tf.constant(levels.ravel()), 0.1
+    )
+    assert found.shape == (2, 3, 2, 2)
+    np.testing.assert_allclose(tf.reshape(found, [-1]), flat, rtol=1e-6)
+
+
+def test_pixel_accuracy_is_of_each_image(rng):
+    levels = rng.integers(0, 4, [2, 3, 2, 2]).astype(np.int32)
+    answers = levels.copy()
+    answers[0, 1, 0, 1] = (levels[0, 1, 0, 1] + 1) % 4
+    answers[1, :2] = (levels[1, :2] + 2) % 4
+    logits = np.eye(4, dtype=np.float32)[answers]
+    found = losses.pixel_accuracy(tf.constant(logits), tf.constant(levels))
+    np.testing.assert_allclose(found, [11 / 12, 4 / 12])

@@ -2,7 +2,9 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from selfie_tf.config import OptimizerConfig
 from selfie_tf.optimizers import make_optimizer, warmup_cosine
 from selfie_tf.training import last_metrics
 
@@ -23,6 +25,30 @@ def test_sgd_is_nesterov():
     assert config["nesterov"] and config["momentum"] == 0.8 and not config["weight_decay"]
     with pytest.raises(ValueError, match="'adma' is not known"):
         make_optimizer("adma", 0.1)
+
+
+def test_adamw_decays_kernels_only():
+    """With no gradient nothing else moves; `kernel` counts as the last part of a name only."""
+    names = ["a/query/kernel", "kernel", "a/query/bias", "embedding", "kernel_norm/gamma", "u0"]
+    names += ["kernel/embedding", "a/kernels", "a/subkernel"]
+    variables = [tf.Variable([1.0, -2.0], name=name) for name in names]
+    optimizer = make_optimizer("adamw", 0.1, weight_decay=0.5, beta_1=0.8, epsilon=1e-3)
+    config = optimizer.get_config()
+    assert (config["beta_1"], config["beta_2"]) == (0.8, 0.999) and config["epsilon"] == 1e-3
+    for _ in range(2):
+        optimizer.apply_gradients([(tf.zeros([2]), v) for v in variables])
+    for variable, name in zip(variables, names, strict=True):
+        factor = 0.95**2 if name in ("a/query/kernel", "kernel") else 1.0
+        np.testing.assert_allclose(variable, [factor, -2 * factor], rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("name, expected", [("sgd", 0.3), ("adamw", 0.0)])
+def test_weights_decay_once(name, expected):
+    """In the loss, or by the optimizer."""
+    config = OptimizerConfig(name=name, weight_decay=0.3)
+    assert config.decay_in_loss == expected
+    in_optimizer = make_optimizer(name, 0.1, weight_decay=0.3).weight_decay
+    assert (in_optimizer or 0.0) == 0.3 - expected
 
 
 def test_last_metrics_weigh_log_points_by_their_steps():

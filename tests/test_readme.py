@@ -8,7 +8,7 @@ import runpy
 import pytest
 from conftest import ROOT
 
-from selfie_tf.config import Config, FinetuneConfig, flatten
+from selfie_tf.config import Config, FinetuneConfig, PatchFormerConfig, flatten
 
 with open(os.path.join(ROOT, "README.md")) as file:
     README = file.read()
@@ -38,7 +38,8 @@ def test_no_figure_is_left_to_fill_in():
 
 def test_named_flags_and_keys_exist():
     keys = set(re.findall(r"--config\.([a-z_]+\.[a-z_]+)", README))
-    assert keys and keys <= {*flatten(Config()), *flatten(FinetuneConfig())}
+    known = {k for kind in (Config, PatchFormerConfig, FinetuneConfig) for k in flatten(kind())}
+    assert keys and keys <= known
     sources = ""
     for name in glob.glob(os.path.join(ROOT, "bin", "*.py")):
         with open(name) as file:

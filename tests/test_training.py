@@ -5,63 +5,34 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from conftest import ROOT, TINY, run, start
 from PIL import Image
+from runs import (
+    SELFIE_PARITY,
+    STEPS,
+    assert_close,
+    assert_identical,
+    log_points,
+    start_workers,
+    wait_for,
+    weights,
+)
 
 from selfie_tf.errors import UserError
-from selfie_tf.models.selfie import normalize
+from selfie_tf.models.parts import normalize
 from selfie_tf.pretraining import load_pretrained
-
-STEPS = 24
 
 
 def finish(workdir, *flags, **kwargs):
     code, out, err = run(*TINY, *flags, f"--workdir={workdir}", **kwargs)
     assert code == 0, err
     return out
-
-
-def weights(workdir, step=STEPS):
-    """{variable's path: value} of a checkpoint."""
-    path = os.path.join(workdir, "checkpoints", f"step-{step:08d}", "state")
-    reader = tf.train.load_checkpoint(path)
-    return {
-        name: reader.get_tensor(name)
-        for name in reader.get_variable_to_shape_map()
-        if name.startswith(("model/", "optimizer/")) and "metric" not in name
-    }
-
-
-def log_points(workdir):
-    with open(os.path.join(workdir, "metrics.jsonl")) as file:
-        return [json.loads(line) for line in file]
-
-
-def losses(workdir):
-    return {point["step"]: point["loss"] for point in log_points(workdir)}
-
-
-def assert_identical(workdir, expected, step=STEPS):
-    found = weights(workdir, step)
-    assert set(found) == set(expected) and len(found) > 100
-    for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
-
-
-def wait_for(condition, process, seconds=120):
-    deadline = time.time() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.time() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +82,6 @@ def test_the_same_command_again_says_that_it_is_finished(uninterrupted):
     before = (uninterrupted / "result.json").read_text()
     assert "already finished" in finish(uninterrupted)
     assert (uninterrupted / "result.json").read_text() == before
-
-
-def test_the_same_command_elsewhere_gives_the_same_bits(uninterrupted, tmp_path):
-    finish(tmp_path)
-    assert_identical(tmp_path, weights(uninterrupted))
-    assert losses(tmp_path) == losses(uninterrupted)
 
 
 def test_killed_at_random_steps_and_within_a_checkpoint_the_bits_are_the_same(
@@ -196,72 +161,16 @@ def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
         assert np.isfinite(value).all(), name
 
 
-# In float64, and not too fast: an untrained P of 36 layers amplifies rounding so much that two runs
-# on one replica, their weights 1e-7 apart, differ by 0.06 after 16 steps in float32.
-PARITY = [
-    "--config.train.precision=float64",
-    "--config.optimizer.learning_rate=0.001",
-    "--config.model.logit_scale=sqrt_dim",
-    "--config.model.norm_synchronized=True",
-    "--config.model.dropout_rate=0.0",  # its masks differ by replica
-    "--config.train.steps=16",
-]
-
-
 @pytest.fixture(scope="module")
 def one_replica(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "one"
-    finish(workdir, *PARITY)
+    finish(workdir, *SELFIE_PARITY)
     return workdir
-
-
-def assert_close(workdir, expected):
-    assert losses(workdir) == pytest.approx(losses(expected), abs=1e-5)
-    found = weights(workdir, 16)
-    for name, value in weights(expected, 16).items():
-        np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
-
-
-def test_two_virtual_replicas_train_as_one(one_replica, tmp_path):
-    out = finish(tmp_path, *PARITY, "--virtual_devices=2")
-    assert "2 replica(s)" in out
-    assert_close(tmp_path, one_replica)
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
-def start_workers(*flags, command="bin/pretrain.py"):
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
-    tasks = [{"type": "worker", "index": i} for i in range(2)]
-    return [
-        start(
-            *flags,
-            command=command,
-            env={"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})},
-        )
-        for task in tasks
-    ]
-
-
-def test_two_workers_train_as_one(one_replica, tmp_path):
-    for process in start_workers(*TINY, *PARITY, f"--workdir={tmp_path}"):
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err
-        assert "2 replica(s)" in out
-    assert_close(tmp_path, one_replica)
 
 
 def test_a_signal_to_one_worker_ends_it_without_waiting_for_the_other(tmp_path):
     """It cannot save alone: reading the variables takes all workers."""
-    first, second = start_workers(*TINY, *PARITY, f"--workdir={tmp_path}")
+    first, second = start_workers(*TINY, *SELFIE_PARITY, f"--workdir={tmp_path}")
     try:
         wait_for(lambda: (tmp_path / "metrics.jsonl").exists(), first)
         second.terminate()
@@ -295,7 +204,7 @@ print("different")
 
 
 def test_several_steps_an_execution_train_as_one_by_one(one_replica, tmp_path):
-    finish(tmp_path, *PARITY, "--config.train.steps_per_execution=2")
+    finish(tmp_path, *SELFIE_PARITY, "--config.train.steps_per_execution=2")
     assert_close(tmp_path, one_replica)
 
 

@@ -148,7 +148,7 @@ def reduce_bit_depth(patches: tf.Tensor, min_bits: int, seed: tf.Tensor) -> tf.T
     bits = tf.random.stateless_uniform([x.shape[0], 1, 1, 1], seed, min_bits, 9, tf.int32)
     levels = tf.cast(tf.bitwise.left_shift(1, bits), tf.float32)
     level = tf.floor(tf.round(x) * (levels / 256.0))
-    # Multiplied first: 255 / (levels - 1), rounded, would take the top level past 255.
+    # Multiplied first: times a rounded 255 / (levels - 1) the top level would miss 255.
     return level * 255.0 / (levels - 1.0)
 
 
@@ -181,7 +181,7 @@ def augment_patches(patches: tf.Tensor, config, seed: tf.Tensor) -> tf.Tensor:
       seed: int `[2]`.
 
     Returns:
-      uint8 `[C, p, p, 3]`; the input itself if all steps are off.
+      uint8 `[C, p, p, 3]`, rounded; equal to `patches` if all steps are off.
     """
     steps = (
         (jitter, config.jitter, 0),
