@@ -239,7 +239,13 @@ def test_the_decoder_doubles_and_refines(size, rng, built):
     found = layer(x, training=False)
     assert found.shape == (5, size, size, 3) and found.dtype == tf.float32
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
-    assert np.std(found, axis=(1, 2)).mean() > 1e-3  # pixels differ
+
+
+def test_the_pixels_of_a_fresh_decoder_differ(rng, built):
+    """Though the vector that they come from has no place for them."""
+    layer = built(UpsamplingDecoder(8, 3), [None, 64])
+    found = layer(rng.normal(size=[5, 64]).astype(np.float32), training=True)
+    assert np.std(found, axis=(1, 2)).min() > 0.1
 
 
 @pytest.mark.parametrize("size", [1, 6, 0])
