@@ -121,9 +121,11 @@ def _parse(argv):
 
 
 def _other_kind():
+    names = {"PretrainConfig": "Config or PatchFormerConfig"}
+    wanted = names.get(_KIND.__name__, _KIND.__name__)
     return UserError(
-        f"--config: its get_config() must return a selfie_tf.config.{_KIND.__name__}; pretraining "
-        "takes a Config or PatchFormerConfig, finetuning a FinetuneConfig"
+        f"--config: its get_config() must return a selfie_tf.config.{wanted}; bin/pretrain.py "
+        "takes the configs of pretraining, bin/finetune.py those of finetuning"
     )
 
 

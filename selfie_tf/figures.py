@@ -170,7 +170,9 @@ def draw_curves(path, points: list, accuracy: str, guesses: dict) -> None:
             name, value = guesses[key]
             axis.axhline(value, color="0.5", linestyle="--", linewidth=1, label=name)
             axis.legend()
-    axes[0, 0].set_yscale("log")
+    losses = [point["loss"] for point in points]
+    if max(losses) > 10 * min(losses) > 0:  # plain dot products start at hundreds
+        axes[0, 0].set_yscale("log")
     axes[0, 1].set_ylim(0, 1)
     _save(figure, path)
 

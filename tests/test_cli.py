@@ -5,7 +5,15 @@ import socket
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, TINY_FINETUNE, run, start
+from conftest import (
+    ROOT,
+    TINY,
+    TINY_FINETUNE,
+    TINY_FINETUNE_PATCHFORMER,
+    TINY_PATCHFORMER,
+    run,
+    start,
+)
 from PIL import Image
 
 
@@ -216,7 +224,7 @@ def test_every_config_validates_and_says_its_cost():
     from selfie_tf.config import FinetuneConfig
 
     paths = glob.glob(f"{ROOT}/configs/*.py")
-    assert len(paths) == 8
+    assert len(paths) == 12
     for path in paths:
         namespace = runpy.run_path(path)
         config = namespace["get_config"]()
@@ -319,7 +327,7 @@ def test_init_from_what_is_no_pretraining(tmp_path):
 
 def test_a_workdir_of_the_other_kind(pretrained):
     line = fails(*TINY_FINETUNE, f"--workdir={pretrained}", command="bin/finetune.py")
-    assert f"--workdir={pretrained} belongs to a pretraining run; use another" in line
+    assert f"--workdir={pretrained} belongs to a selfie pretraining run; use another" in line
 
 
 def test_a_key_of_finetuning_with_a_config_of_pretraining(tmp_path):
@@ -346,4 +354,60 @@ def test_finetuning_needs_class_folders(tmp_path):
 
 def test_pretraining_does_not_take_a_finetuning_config(tmp_path):
     line = fails("--config=configs/finetune_quickstart.py", f"--workdir={tmp_path}")
-    assert "must return a selfie_tf.config.Config;" in line
+    assert "must return a selfie_tf.config.Config or PatchFormerConfig" in line
+
+
+# PatchFormer
+
+
+@pytest.fixture(scope="module")
+def patchformer(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "patchformer"
+    code, _, err = run(*TINY_PATCHFORMER, f"--workdir={workdir}")
+    assert code == 0, err
+    return workdir
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        (["--config.patches.mask_ratoi=1"], ["did you mean patches.mask_ratio?"]),
+        (["--config.patches.mask_block=3"], ["patches.mask_block=3", "4x4 patches"]),
+        (["--config.method=selfie"], ["method='selfie'", "configs/selfie_cifar10.py"]),
+    ],
+)
+def test_mistakes_in_patchformer(flags, expected, tmp_path):
+    line = fails(*TINY_PATCHFORMER, *flags, f"--workdir={tmp_path}/run")
+    for part in expected:
+        assert part in line
+
+
+def test_workdirs_of_the_other_method(patchformer, pretrained):
+    line = fails(*TINY, f"--workdir={patchformer}")
+    assert f"--workdir={patchformer} belongs to a patchformer pretraining run" in line
+    line = fails(*TINY_PATCHFORMER, f"--workdir={pretrained}")
+    assert f"--workdir={pretrained} belongs to a selfie pretraining run" in line
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        (["--config.model.width=4"], "patch_network/stem/conv/kernel is (3, 3, 3, 2) there and"),
+        (["--config.model.num_heads=4"], "model.num_heads is 2 there and 4 here"),
+        (["--config.patches.size=2"], "positions/row_embedding is (4, 32) there and (8, 32) here"),
+    ],
+)
+def test_a_pretrained_patchformer_that_does_not_fit(patchformer, flags, expected, tmp_path):
+    given = [*TINY_FINETUNE_PATCHFORMER, f"--workdir={tmp_path}"]
+    given.append(f"--config.init_from={patchformer}")
+    line = fails(*given, *flags, command="bin/finetune.py")
+    assert f"init_from={patchformer} does not fit: {expected}" in line
+
+
+def test_init_from_the_other_method(patchformer, pretrained, tmp_path):
+    given = [*TINY_FINETUNE_PATCHFORMER, f"--workdir={tmp_path}"]
+    line = fails(*given, f"--config.init_from={pretrained}", command="bin/finetune.py")
+    assert f"init_from={pretrained} is of Selfie, not of PatchFormer" in line
+    given = [*TINY_FINETUNE, f"--workdir={tmp_path}", f"--config.init_from={patchformer}"]
+    line = fails(*given, "--config.model.head=resnet36_attention", command="bin/finetune.py")
+    assert "no attention pooling of Selfie's: give --config.model.head=resnet50" in line
