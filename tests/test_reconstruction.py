@@ -153,8 +153,8 @@ def test_a_run_leaves_figures_and_pictures(pretrained):
         "reconstruction_00000012.png",
         "reconstruction_00000024.png",
     }
-    width, height = Image.open(pretrained / "figures" / "reconstruction.png").size
-    assert width > 900 and height > 900
+    with Image.open(pretrained / "figures" / "reconstruction.png") as picture:
+        assert picture.width > 900 and picture.height > 900
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
