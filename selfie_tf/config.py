@@ -243,6 +243,25 @@ class RunConfig:
     def num_patches(self) -> int:
         return self.grid**2
 
+    @property
+    def network_arguments(self) -> dict:
+        """What the constructors of all models take."""
+        m = self.model
+        return {
+            "grid": self.grid,
+            "width": m.width,
+            "stem": m.stem,
+            "attention_layers": m.attention_layers,
+            "num_heads": m.num_heads,
+            "mlp_dim": m.mlp_dim,
+            "dropout_rate": m.dropout_rate,
+            "position": m.position,
+            "weight_decay": self.optimizer.decay_in_loss,
+            "norm_momentum": m.norm_momentum,
+            "norm_synchronized": m.norm_synchronized,
+            "seed": self.train.seed,
+        }
+
     def validate(self) -> None:
         """Raises UserError naming the first key whose value cannot work."""
         _check_types(self)

@@ -43,19 +43,8 @@ def build_classifier(config: FinetuneConfig, num_classes: int) -> ImageClassifie
     model = config.model
     arguments = {
         "image_size": config.data.image_size,
-        "grid": config.grid,
-        "width": model.width,
-        "stem": model.stem,
-        "attention_layers": model.attention_layers,
-        "num_heads": model.num_heads,
-        "mlp_dim": model.mlp_dim,
-        "dropout_rate": model.dropout_rate,
-        "position": model.position,
         "label_smoothing": model.label_smoothing,
-        "weight_decay": config.optimizer.decay_in_loss,
-        "norm_momentum": model.norm_momentum,
-        "norm_synchronized": model.norm_synchronized,
-        "seed": config.train.seed,
+        **config.network_arguments,
     }
     if model.head == "patchformer":
         mask_ratio = config.patches.mask_ratio

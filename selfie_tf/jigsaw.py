@@ -15,22 +15,10 @@ PICTURE_CROPPED = True  # the picture's images are cropped as in training
 
 def build(config: Config) -> SelfiePretrainer:
     """Makes the model with all its weights; call it in the strategy's scope."""
-    model = config.model
     pretrainer = SelfiePretrainer(
-        grid=config.grid,
-        width=model.width,
-        stem=model.stem,
-        attention_layers=model.attention_layers,
-        num_heads=model.num_heads,
-        mlp_dim=model.mlp_dim,
-        dropout_rate=model.dropout_rate,
-        position=model.position,
-        pooling=model.pooling,
-        logit_scale=model.logit_scale,
-        weight_decay=config.optimizer.decay_in_loss,
-        norm_momentum=model.norm_momentum,
-        norm_synchronized=model.norm_synchronized,
-        seed=config.train.seed,
+        pooling=config.model.pooling,
+        logit_scale=config.model.logit_scale,
+        **config.network_arguments,
     )
     size = config.patches.size
     pretrainer.build({"context_patches": [None, config.num_context, size, size, 3]})

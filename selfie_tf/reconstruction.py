@@ -17,24 +17,12 @@ PICTURE_CROPPED = False  # the picture's images are whole
 
 def build(config: PatchFormerConfig) -> PatchFormerPretrainer:
     """Makes the model with all its weights; call it in the strategy's scope."""
-    model = config.model
     pretrainer = PatchFormerPretrainer(
-        grid=config.grid,
-        width=model.width,
-        stem=model.stem,
-        attention_layers=model.attention_layers,
-        num_heads=model.num_heads,
-        mlp_dim=model.mlp_dim,
-        dropout_rate=model.dropout_rate,
-        position=model.position,
         target_size=config.patches.target_size,
         num_levels=2**config.patches.target_bits,
-        query=model.query,
-        label_smoothing=model.label_smoothing,
-        weight_decay=config.optimizer.decay_in_loss,
-        norm_momentum=model.norm_momentum,
-        norm_synchronized=model.norm_synchronized,
-        seed=config.train.seed,
+        query=config.model.query,
+        label_smoothing=config.model.label_smoothing,
+        **config.network_arguments,
     )
     size = config.patches.size
     pretrainer.build({"context_patches": [None, config.num_context, size, size, 3]})

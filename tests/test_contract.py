@@ -228,8 +228,9 @@ def test_an_export_answers_and_trains_as_its_run(kind, whole, tmp_path):
     model = load_pretrained(str(whole))
     expected = model.image_features(images, training=False).numpy()
     assert expected.shape == (12, 32) and np.std(expected, axis=0).max() > 0
+    # Other fusions round differently, which layer norms amplify.
     for key in ("features", "float32_features", "called"):
-        np.testing.assert_allclose(answers[key], expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(answers[key], expected, rtol=1e-4, atol=5e-4)
     moved = set(answers["moved"].tolist())
     statistics = {name for name in answers["names"].tolist() if "moving_" in name}
     assert statistics and statistics <= moved

@@ -8,7 +8,13 @@ from selfie_tf.layers.attention import at_least_float32
 from selfie_tf.layers.attention_pooling import AttentionPooling
 from selfie_tf.layers.resnet import ResNetV2
 from selfie_tf.losses import classification_loss, top_k
-from selfie_tf.models.parts import build_under_name, make_positions, normalize, patch_vectors
+from selfie_tf.models.parts import (
+    build_under_name,
+    constructor_arguments,
+    make_positions,
+    normalize,
+    patch_vectors,
+)
 from selfie_tf.models.steps import StepModel
 from selfie_tf.patches import patchify
 
@@ -122,26 +128,9 @@ class Classifier(ImageClassifier):
         seed: int = 0,
         **kwargs,
     ):
+        arguments = constructor_arguments(locals())
         super().__init__(**kwargs)
-        self._arguments = {
-            "num_classes": num_classes,
-            "image_size": image_size,
-            "head": head,
-            "grid": grid,
-            "patch_by_patch": patch_by_patch,
-            "width": width,
-            "stem": stem,
-            "attention_layers": attention_layers,
-            "num_heads": num_heads,
-            "mlp_dim": mlp_dim,
-            "dropout_rate": dropout_rate,
-            "position": position,
-            "label_smoothing": label_smoothing,
-            "weight_decay": weight_decay,
-            "norm_momentum": norm_momentum,
-            "norm_synchronized": norm_synchronized,
-            "seed": seed,
-        }
+        self._arguments = arguments
         if head not in ("resnet50", "resnet36_attention"):
             raise ValueError(f"head={head!r}: expected 'resnet50' or 'resnet36_attention'")
         attention = head == "resnet36_attention"

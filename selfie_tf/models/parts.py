@@ -41,6 +41,11 @@ def patch_vectors(network: ResNetV2, patches: tf.Tensor, training=None) -> tf.Te
     return tf.reshape(x, [-1, count, x.shape[-1]])
 
 
+def constructor_arguments(values: dict) -> dict:
+    """A constructor's arguments, for `get_config`, from the `locals()` that it begins with."""
+    return {k: v for k, v in values.items() if k not in ("self", "kwargs", "__class__")}
+
+
 def build_under_name(layers_and_shapes) -> None:
     """Builds each layer under its own name, which Keras does only in `__call__`.
 

@@ -1,5 +1,7 @@
 """PatchFormer (ICLR 2020 submission): its pretraining model and its classifier."""
 
+import inspect
+
 import tensorflow as tf
 import tf_keras as keras
 
@@ -10,7 +12,12 @@ from selfie_tf.layers.decoder import UpsamplingDecoder
 from selfie_tf.layers.resnet import EXPANSION, BottleneckUnit, ResNetV2
 from selfie_tf.losses import classification_loss, pixel_accuracy
 from selfie_tf.models.classifier import ImageClassifier
-from selfie_tf.models.parts import build_under_name, make_positions, patch_vectors
+from selfie_tf.models.parts import (
+    build_under_name,
+    constructor_arguments,
+    make_positions,
+    patch_vectors,
+)
 from selfie_tf.models.steps import StepModel
 from selfie_tf.patches import patchify
 
@@ -56,20 +63,9 @@ class PatchEncoder(keras.layers.Layer):
         seed: int = 0,
         **kwargs,
     ):
+        arguments = constructor_arguments(locals())
         super().__init__(**kwargs)
-        self._arguments = {
-            "grid": grid,
-            "width": width,
-            "stem": stem,
-            "attention_layers": attention_layers,
-            "num_heads": num_heads,
-            "mlp_dim": mlp_dim,
-            "dropout_rate": dropout_rate,
-            "position": position,
-            "norm_momentum": norm_momentum,
-            "norm_synchronized": norm_synchronized,
-            "seed": seed,
-        }
+        self._arguments = arguments
         self.num_patches, self.hidden_dim = grid**2, 16 * width
         self.patch_network = ResNetV2(
             width=width,
@@ -140,6 +136,12 @@ class PatchEncoder(keras.layers.Layer):
         return {**super().get_config(), **self._arguments}
 
 
+def _make_encoder(arguments):
+    """The encoder of a model, whose constructor has all the arguments of the encoder's."""
+    *names, _ = list(inspect.signature(PatchEncoder.__init__).parameters)[1:]  # not kwargs
+    return PatchEncoder(**{name: arguments[name] for name in names}, name="encoder")
+
+
 class PatchFormerPretrainer(StepModel):
     """Decodes the grey content of an image's hidden patches from its visible ones (section 2.1).
 
@@ -183,32 +185,13 @@ class PatchFormerPretrainer(StepModel):
         seed: int = 0,
         **kwargs,
     ):
+        arguments = constructor_arguments(locals())
         super().__init__(**kwargs)
-        shared = {
-            "grid": grid,
-            "width": width,
-            "stem": stem,
-            "attention_layers": attention_layers,
-            "num_heads": num_heads,
-            "mlp_dim": mlp_dim,
-            "dropout_rate": dropout_rate,
-            "position": position,
-            "norm_momentum": norm_momentum,
-            "norm_synchronized": norm_synchronized,
-            "seed": seed,
-        }
-        self._arguments = {
-            **shared,
-            "target_size": target_size,
-            "num_levels": num_levels,
-            "query": query,
-            "label_smoothing": label_smoothing,
-            "weight_decay": weight_decay,
-        }
+        self._arguments = arguments
         if query not in QUERIES:
             raise ValueError(f"query={query!r}: expected 'per_location' or 'pooled'")
         self.query, self.label_smoothing = query, label_smoothing
-        self.encoder = PatchEncoder(**shared, name="encoder")
+        self.encoder = _make_encoder(arguments)
         self.decoder = UpsamplingDecoder(
             target_size, num_levels, norm_momentum, norm_synchronized, name="decoder"
         )
@@ -315,32 +298,13 @@ class PatchFormerClassifier(ImageClassifier):
         seed: int = 0,
         **kwargs,
     ):
+        arguments = constructor_arguments(locals())
         super().__init__(**kwargs)
-        shared = {
-            "grid": grid,
-            "width": width,
-            "stem": stem,
-            "attention_layers": attention_layers,
-            "num_heads": num_heads,
-            "mlp_dim": mlp_dim,
-            "dropout_rate": dropout_rate,
-            "position": position,
-            "norm_momentum": norm_momentum,
-            "norm_synchronized": norm_synchronized,
-            "seed": seed,
-        }
-        self._arguments = {
-            **shared,
-            "num_classes": num_classes,
-            "image_size": image_size,
-            "mask_ratio": mask_ratio,
-            "label_smoothing": label_smoothing,
-            "weight_decay": weight_decay,
-        }
+        self._arguments = arguments
         if image_size % grid:
             raise ValueError(f"grid={grid} does not divide image_size={image_size}")
         self.image_size, self.patch_size = image_size, image_size // grid
-        self.encoder = PatchEncoder(**shared, name="encoder")
+        self.encoder = _make_encoder(arguments)
         after = 3000 * seed + 3 * (attention_layers + 1)  # the first seed that no block has
         self.patch_dropout = PatchDropout(mask_ratio, after, name="patch_dropout")
         self.residual = BottleneckUnit(

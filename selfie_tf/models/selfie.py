@@ -6,7 +6,12 @@ from selfie_tf.layers.attention import at_least_float32
 from selfie_tf.layers.attention_pooling import AttentionPooling
 from selfie_tf.layers.resnet import ResNetV2
 from selfie_tf.losses import patch_accuracy, patch_classification_loss
-from selfie_tf.models.parts import build_under_name, make_positions, patch_vectors
+from selfie_tf.models.parts import (
+    build_under_name,
+    constructor_arguments,
+    make_positions,
+    patch_vectors,
+)
 from selfie_tf.models.steps import StepModel
 
 
@@ -53,23 +58,9 @@ class SelfiePretrainer(StepModel):
         seed: int = 0,
         **kwargs,
     ):
+        arguments = constructor_arguments(locals())
         super().__init__(**kwargs)
-        self._arguments = {
-            "grid": grid,
-            "width": width,
-            "stem": stem,
-            "attention_layers": attention_layers,
-            "num_heads": num_heads,
-            "mlp_dim": mlp_dim,
-            "dropout_rate": dropout_rate,
-            "position": position,
-            "pooling": pooling,
-            "logit_scale": logit_scale,
-            "weight_decay": weight_decay,
-            "norm_momentum": norm_momentum,
-            "norm_synchronized": norm_synchronized,
-            "seed": seed,
-        }
+        self._arguments = arguments
         if pooling not in ("attention", "mean", "max"):
             raise ValueError(f"pooling={pooling!r}: expected 'attention', 'mean' or 'max'")
         if logit_scale not in ("none", "sqrt_dim"):
