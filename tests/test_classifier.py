@@ -169,6 +169,16 @@ def test_train_step_is_nesterov_sgd_on_loss_plus_l2(rng):
         np.testing.assert_allclose(mine, expected, atol=2e-5, err_msg=mine.name)
 
 
+def test_labels_are_smoothed_in_training_only(rng):
+    classifier = make(label_smoothing=0.3)
+    images, labels = make_images(rng, 4), np.array([0, 3, -1, 3])
+    for training, smoothing in ((True, 0.3), (False, 0.0)):
+        logits = classifier(images, training=training)
+        found, _ = classifier.outcomes((images, labels), training=training)
+        expected = classification_loss(logits, tf.constant(labels), smoothing)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
 def test_keras_fit_evaluate_and_predict(rng):
     model = make()
     model.compile(keras.optimizers.SGD(0.01))
@@ -205,6 +215,7 @@ def test_get_config_holds_every_argument_and_models_are_saved_and_loaded(rng, tm
         "stem": "small",
         "dropout_rate": 0.2,
         "position": "factorized",
+        "label_smoothing": 0.2,
         "weight_decay": 0.01,
         "norm_momentum": 0.8,
         "norm_synchronized": True,
@@ -285,7 +296,12 @@ def test_loading_leaves_no_trace_of_pretraining_in_other_images_grid(rng):
         ("resnet36_attention", {"mlp_dim": 8}, {}, r"block1/intermediate/kernel is \(32, 8\)"),
         ("resnet36_attention", {"attention_layers": 2}, {}, "block2/.* is not there in this model"),
         ("resnet36_attention", {}, {"attention_layers": 2}, "block2/.* is not there there"),
-        ("resnet36_attention", {"pooling": "mean"}, {}, "no attention pooling: .*head=resnet50"),
+        (
+            "resnet36_attention",
+            {"pooling": "mean"},
+            {},
+            "no attention pooling of Selfie's: .*resnet50",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named_and_nothing_is_loaded(head, theirs, mine, expected, rng):
