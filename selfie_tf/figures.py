@@ -86,13 +86,11 @@ def _draw_columns(path, columns):
     _save(figure, path)
 
 
-def draw_reconstruction(
-    path, batch: dict, answers_at: dict, grid: int, target: str, num_levels: int
-) -> None:
+def draw_reconstruction(path, batch: dict, answers_at: dict, grid: int, num_levels: int) -> None:
     """Draws hidden patches as decoded, as a PNG: a row an image.
 
     Columns: original, visible patches, the answers of each step, the truth. Answers and truth are
-    grey levels, in the middle of the patch for "center_crop", over all of it for "subsample".
+    grey levels, see `put_levels`.
 
     Args:
       path: file name, or a file open for writing.
@@ -100,51 +98,38 @@ def draw_reconstruction(
         `[B, S, S, 3]`.
       answers_at: {step: int `[B, T, s, s]` levels}, ascending.
       grid: patches a side.
-      target: "center_crop" or "subsample".
       num_levels: of grey.
     """
     truth = batch["target_levels"]
-    hidden = {
-        **batch,
-        "target_patches": np.zeros([*truth.shape[:2], *_patch_shape(batch)], np.uint8),
-    }
-    columns = [("original", batch["original"]), ("visible", arrange(hidden, None, grid))]
+    blank = np.zeros([*truth.shape[:2], *batch["context_patches"].shape[2:]], np.uint8)
+    visible = arrange({**batch, "target_patches": blank}, None, grid)
+    columns = [("original", batch["original"]), ("visible", visible)]
     for step, levels in answers_at.items():
         title = f"step {step:,}\n{np.mean(levels == truth):.0%} right"
-        columns.append((title, put_levels(batch, levels, grid, target, num_levels)))
-    columns.append(("truth", put_levels(batch, truth, grid, target, num_levels)))
+        columns.append((title, put_levels(batch, levels, grid, num_levels)))
+    columns.append(("truth", put_levels(batch, truth, grid, num_levels)))
     _draw_columns(path, columns)
 
 
-def put_levels(
-    batch: dict, levels: np.ndarray, grid: int, target: str, num_levels: int
-) -> np.ndarray:
+def put_levels(batch: dict, levels: np.ndarray, grid: int, num_levels: int) -> np.ndarray:
     """Puts the visible patches where they belong, and levels, as greys, at the hidden places.
+
+    The levels are enlarged to fill the patch, also where they are only of its middle: small squares
+    on a grey ground are hard to read.
 
     Args:
       levels: int `[B, T, s, s]`.
-      batch, grid, target, num_levels: as in `draw_reconstruction`.
+      batch, grid, num_levels: as in `draw_reconstruction`.
 
     Returns:
       uint8 `[B, S, S, 3]`.
     """
-    size = _patch_shape(batch)[0]
+    size = batch["context_patches"].shape[2]
+    nearest = np.arange(size) * levels.shape[-1] // size
     shown = np.round(levels * (255 / (num_levels - 1))).astype(np.uint8)  # [B, T, s, s]
-    if target == "subsample":
-        repeat = size // shown.shape[-1]
-        patches = shown.repeat(repeat, 2).repeat(repeat, 3)
-    else:
-        margin = size - shown.shape[-1]
-        before, after = margin // 2, margin - margin // 2
-        pad = [(0, 0), (0, 0), (before, after), (before, after)]
-        patches = np.pad(shown, pad, constant_values=HIDDEN[0])
-    patches = patches[..., None].repeat(3, -1)  # [B, T, p, p, 3]
+    patches = shown[:, :, nearest][..., nearest, None].repeat(3, -1)  # [B, T, p, p, 3]
     right = np.tile(np.arange(patches.shape[1]), [len(patches), 1])
     return arrange({**batch, "target_patches": patches}, right, grid, border=False)
-
-
-def _patch_shape(batch):
-    return batch["context_patches"].shape[2:]
 
 
 def draw_curves(path, points: list, accuracy: str, guesses: dict) -> None:

@@ -99,8 +99,7 @@ def describe(held_out: dict) -> str:
 
 def draw(file, config: PatchFormerConfig, batch: dict, answers_at: dict) -> None:
     """Draws the answers of {step: int `[B, T, s, s]`}, see `figures.draw_reconstruction`."""
-    p = config.patches
-    figures.draw_reconstruction(file, batch, answers_at, config.grid, p.target, 2**p.target_bits)
+    figures.draw_reconstruction(file, batch, answers_at, config.grid, 2**config.patches.target_bits)
 
 
 def draw_curves(file, points: list, result: dict) -> None:
