@@ -5,8 +5,8 @@
     python bin/evaluate.py --workdir=runs/quickstart/pretrained   # a pretraining run
 
 Of a finetuning run: top-1 and top-5 accuracy, a table of the classes and a confusion matrix. Of a
-pretraining run: patch accuracy, and what 20 nearest neighbours and a linear probe make of its
-frozen features, beside those of the untrained network. Takes exports as well.
+pretraining run: patch or pixel accuracy, and what 20 nearest neighbours and a linear probe make of
+its frozen features, beside those of the untrained network. Takes exports as well.
 """
 
 import os

@@ -345,8 +345,12 @@ class PretrainConfig(RunConfig):
         super().validate()
         kinds = {kind.method: path for kind, path in _PRETRAINING.items()}
         if self.method != type(self).method:
-            hint = f"; for {self.method} give {kinds[self.method]}" if self.method in kinds else ""
-            raise UserError(f"method={self.method!r}: this config is of {type(self).method}{hint}")
+            hint = f"there are {' and '.join(kinds)}"
+            if self.method in kinds:
+                hint = f"for {self.method} give {kinds[self.method]}"
+            raise UserError(
+                f"method={self.method!r}: this config is of {type(self).method}; {hint}"
+            )
         _check_ranges(("data.eval_images", self.data.eval_images, 1, math.inf))
 
 
@@ -427,6 +431,7 @@ class PatchFormerConfig(PretrainConfig):
         p, a, m = self.patches, self.augment, self.model
         _check_choices(("patches.target", p.target, TARGETS), ("model.query", m.query, QUERIES))
         _check_ranges(
+            ("patches.size", p.size, 2, self.data.image_size // 2),
             ("patches.mask_ratio", p.mask_ratio, 0, 1),
             ("patches.mask_block", p.mask_block, 1, self.grid),
             ("patches.target_size", p.target_size, 2, p.size),
@@ -444,7 +449,7 @@ class PatchFormerConfig(PretrainConfig):
         if self.grid % p.mask_block:
             raise UserError(
                 f"patches.mask_block={p.mask_block} does not divide the grid of "
-                f"{self.grid}x{self.grid} patches"
+                f"{self.grid}x{self.grid} patches; 1 hides single patches"
             )
         if p.target_size & (p.target_size - 1):
             raise UserError(f"patches.target_size={p.target_size}: expected a power of two")
@@ -456,8 +461,8 @@ class PatchFormerConfig(PretrainConfig):
         if self.num_context < 1 or self.num_targets < 1:
             raise UserError(
                 f"patches.mask_ratio={p.mask_ratio} leaves {self.num_context} visible and "
-                f"{self.num_targets} hidden patches of {self.num_patches}: at least 1 of each is "
-                "needed"
+                f"{self.num_targets} hidden patches of {self.num_patches}: at least one block of "
+                f"{p.mask_block}x{p.mask_block} of each is needed"
             )
 
 
@@ -494,10 +499,21 @@ class FinetuneConfig(RunConfig):
             ("patches.mask_ratio", self.patches.mask_ratio, 0, 0.9),
             ("model.label_smoothing", m.label_smoothing, 0, 0.999),
         )
-        if self.patches.mask_ratio and m.head != "patchformer":
+        ratio = self.patches.mask_ratio
+        if ratio and m.head != "patchformer":
             raise UserError(
-                f"patches.mask_ratio={self.patches.mask_ratio} needs model.head=patchformer: "
-                f"{m.head} sees whole images"
+                f"patches.mask_ratio={ratio} needs model.head=patchformer; give "
+                f"--config.patches.mask_ratio=0 with {m.head}"
+            )
+        if ratio and not 1 <= round(ratio * self.num_patches) < self.num_patches:
+            raise UserError(
+                f"patches.mask_ratio={ratio} leaves out {round(ratio * self.num_patches)} of "
+                f"{self.num_patches} patches: expected some, but not all; 0 leaves out none"
+            )
+        if m.patch_by_patch and m.head == "patchformer":
+            raise UserError(
+                "model.patch_by_patch=True is for model.head=resnet36_attention; patchformer sees "
+                "patches anyway"
             )
         given = {
             "label_fraction": d.label_fraction != 1,
@@ -572,7 +588,7 @@ def from_dict(values: dict) -> RunConfig:
     """
     kinds = {kind.method: kind for kind in _PRETRAINING}
     method = values.get("method", "selfie")
-    if method not in kinds:
+    if not isinstance(method, str) or method not in kinds:
         raise UserError(f"method={method!r}: expected one of {', '.join(kinds)}")
     config = FinetuneConfig() if "init_from" in values else kinds[method]()
     for section, entries in values.items():

@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 import tensorflow as tf
+import tf_keras as keras
 
 from selfie_tf import figures
 from selfie_tf.checkpoints import write_atomically
@@ -223,6 +224,7 @@ def _probes(config, source, model, train_images):
         chosen = choose(ids, labels, names, min(1.0, train_images / len(ids)), at_least=1)
         few = source.select(chosen, chosen)  # held out, they come in order and uncropped
     result = {"data": config.data.name, "training_images": len(chosen), "classes": len(names)}
+    keras.utils.set_random_seed(config.train.seed)  # the weights that the run began with
     untrained = build_pretrainer(config)
     for key, network in (("pretrained", model), ("untrained", untrained)):
 

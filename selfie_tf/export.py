@@ -56,6 +56,10 @@ def export(workdir: str, output: str) -> None:
     logging.info("exported %s to %s", run.origin, output)
 
 
+def _is_patchformer(config):
+    return "patchformer" in (getattr(config, "method", ""), getattr(config.model, "head", ""))
+
+
 def _card(info, run, function, digests):
     config, size = run.config, run.config.data.image_size
     classifier = info["kind"] == "classifier"
@@ -63,7 +67,7 @@ def _card(info, run, function, digests):
     answer = f"`logits`, `probabilities` float32 `[B, {dim}]` and `class` string `[B]`"
     if not classifier:
         what = "P's feature map, averaged over the image"
-        if config.method == "patchformer":
+        if _is_patchformer(config):
             what = "the context of all patches, pooled"
         answer = f"`features` float32 `[B, {dim}]`: {what}"
     measured = {
@@ -88,7 +92,9 @@ def _card(info, run, function, digests):
         "model = tf.saved_model.load(PATH)",
         "model.signatures['serving_default'](images=images)",
         f"model(images, False)  # {'logits' if classifier else 'features'}, for inference",
-        "model(images, True)   # the same for training: batch statistics are used, and moved",
+        "model(images, True)   # the same for training: "
+        + ("patches are left out, units dropped, " if _is_patchformer(config) else "")
+        + "batch statistics used, and moved",
         "model.trainable_variables",
         "```",
         "",

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 
+_DPI = 130
 WHITE, RED, HIDDEN = (255, 255, 255), (230, 30, 30), (128, 128, 128)
 
 
@@ -76,8 +77,9 @@ def draw_jigsaw(path, batch: dict, choices_at: dict, grid: int) -> None:
 
 def _draw_columns(path, columns):
     """Columns are (title, images uint8 `[B, S, S, 3]`)."""
-    count = len(columns[0][1])
-    figure, axes = _figure(count, len(columns), (1.5 * len(columns), 1.5 * count + 0.45))
+    count, side = columns[0][1].shape[:2]
+    inches = max(1.5, 1.1 * side / _DPI)  # no pixel is lost
+    figure, axes = _figure(count, len(columns), (inches * len(columns), inches * count + 0.45))
     for column, (title, images) in enumerate(columns):
         axes[0, column].set_title(title, fontsize=9)
         for row in range(count):
@@ -86,7 +88,9 @@ def _draw_columns(path, columns):
     _save(figure, path)
 
 
-def draw_reconstruction(path, batch: dict, answers_at: dict, grid: int, num_levels: int) -> None:
+def draw_reconstruction(
+    path, batch: dict, answers_at: dict, grid: int, num_levels: int, title_of_truth: str = "truth"
+) -> None:
     """Draws hidden patches as decoded, as a PNG: a row an image.
 
     Columns: original, visible patches, the answers of each step, the truth. Answers and truth are
@@ -99,6 +103,7 @@ def draw_reconstruction(path, batch: dict, answers_at: dict, grid: int, num_leve
       answers_at: {step: int `[B, T, s, s]` levels}, ascending.
       grid: patches a side.
       num_levels: of grey.
+      title_of_truth: over the last column.
     """
     truth = batch["target_levels"]
     blank = np.zeros([*truth.shape[:2], *batch["context_patches"].shape[2:]], np.uint8)
@@ -107,7 +112,7 @@ def draw_reconstruction(path, batch: dict, answers_at: dict, grid: int, num_leve
     for step, levels in answers_at.items():
         title = f"step {step:,}\n{np.mean(levels == truth):.0%} right"
         columns.append((title, put_levels(batch, levels, grid, num_levels)))
-    columns.append(("truth", put_levels(batch, truth, grid, num_levels)))
+    columns.append((title_of_truth, put_levels(batch, truth, grid, num_levels)))
     _draw_columns(path, columns)
 
 
@@ -139,7 +144,7 @@ def draw_curves(path, points: list, accuracy: str, guesses: dict) -> None:
       path: file name, or a file open for writing.
       points: dicts with `step`, `loss` and `accuracy`, as in metrics.jsonl.
       accuracy: name of the metric.
-      guesses: {"loss" or accuracy: (label, value)} of an answer that has learnt nothing.
+      guesses: {"loss" or accuracy: {label: value}} of answers that have learnt nothing.
     """
     figure, axes = _figure(1, 2, (8, 3))
     steps = [point["step"] for point in points]
@@ -151,10 +156,10 @@ def draw_curves(path, points: list, accuracy: str, guesses: dict) -> None:
         axis.set_xlabel("step")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
+        for style, (name, value) in zip(("--", ":"), guesses.get(key, {}).items()):
+            axis.axhline(value, color="0.5", linestyle=style, linewidth=1, label=name)
         if key in guesses:
-            name, value = guesses[key]
-            axis.axhline(value, color="0.5", linestyle="--", linewidth=1, label=name)
-            axis.legend()
+            axis.legend(fontsize=8)
     losses = [point["loss"] for point in points]
     if max(losses) > 10 * min(losses) > 0:  # plain dot products start at hundreds
         axes[0, 0].set_yscale("log")
@@ -244,4 +249,4 @@ def _save(figure, path):
 
 
 def _write(figure, path):
-    figure.savefig(path, format="png", dpi=130)
+    figure.savefig(path, format="png", dpi=_DPI)

@@ -201,12 +201,18 @@ def _initialise(config, model) -> dict:
     used = load_pretrained_weights(model, pretrained.model, origin)
     theirs = pretrained.config
     if config.has_attention and theirs.model.num_heads != config.model.num_heads:
-        # The one difference that no tensor shows.
+        # No tensor shows it.
         raise UserError(
             f"{origin} does not fit: model.num_heads is {theirs.model.num_heads} there and "
             f"{config.model.num_heads} here; give --config.model.num_heads={theirs.model.num_heads}"
         )
     logging.info("initialisation: loaded from %s: %s", pretrained.origin, _parts(used["loaded"]))
+    if config.model.head == "patchformer" and theirs.patches.size != config.patches.size:
+        logging.warning(
+            "  patches were %d pixels a side in pretraining and are %d here",
+            theirs.patches.size,
+            config.patches.size,
+        )
     logging.info("  left fresh: %s", _parts(used["fresh"]))
     if used["unused"]:
         logging.info("  of no use here: %s", _parts(used["unused"]))

@@ -81,5 +81,5 @@ def draw(file, config: Config, batch: dict, answers_at: dict) -> None:
 def draw_curves(file, points: list, result: dict) -> None:
     """Draws the training metrics beside chance, see `figures.draw_curves`."""
     chance = result["chance"]
-    guesses = {"loss": ("guessing", -np.log(chance)), ACCURACY: ("guessing", chance)}
+    guesses = {"loss": {"guessing": -np.log(chance)}, ACCURACY: {"guessing": chance}}
     figures.draw_curves(file, points, ACCURACY, guesses)

@@ -99,10 +99,16 @@ def describe(held_out: dict) -> str:
 
 def draw(file, config: PatchFormerConfig, batch: dict, answers_at: dict) -> None:
     """Draws the answers of {step: int `[B, T, s, s]`}, see `figures.draw_reconstruction`."""
-    figures.draw_reconstruction(file, batch, answers_at, config.grid, 2**config.patches.target_bits)
+    p, truth = config.patches, "truth"
+    if p.target == "center_crop" and p.target_size < p.size:
+        truth = f"truth (middle {p.target_size}x{p.target_size}\nof each patch, enlarged)"
+    figures.draw_reconstruction(file, batch, answers_at, config.grid, 2**p.target_bits, truth)
 
 
 def draw_curves(file, points: list, result: dict) -> None:
-    """Draws the training metrics beside the blank guess, see `figures.draw_curves`."""
-    guess = ("always the most frequent level", result["baseline_accuracy"])
-    figures.draw_curves(file, points, ACCURACY, {ACCURACY: guess})
+    """Draws the training metrics beside blank guesses, see `figures.draw_curves`."""
+    guesses = {
+        "the image's most frequent visible level (held out)": result["image_baseline_accuracy"],
+        "the most frequent level (held out)": result["baseline_accuracy"],
+    }
+    figures.draw_curves(file, points, ACCURACY, {ACCURACY: guesses})

@@ -292,10 +292,15 @@ def test_loading_leaves_no_trace_of_pretraining_in_other_images_grid(rng):
         ),
         ("resnet50", {}, {"stem": "imagenet"}, r"stem/conv/kernel is \(3, .* and \(7, 7, 3, 2\)"),
         ("resnet36_attention", {"grid": 2}, {}, r"positions/embedding is \(4, 32\) there and \(16"),
-        ("resnet36_attention", {"position": "factorized"}, {}, "positions/embedding is not there"),
+        (
+            "resnet36_attention",
+            {"position": "factorized"},
+            {},
+            "positions/embedding is missing there",
+        ),
         ("resnet36_attention", {"mlp_dim": 8}, {}, r"block1/intermediate/kernel is \(32, 8\)"),
         ("resnet36_attention", {"attention_layers": 2}, {}, "block2/.* is not there in this model"),
-        ("resnet36_attention", {}, {"attention_layers": 2}, "block2/.* is not there there"),
+        ("resnet36_attention", {}, {"attention_layers": 2}, "block2/.* is missing there"),
         (
             "resnet36_attention",
             {"pooling": "mean"},

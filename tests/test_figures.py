@@ -96,7 +96,7 @@ def test_reconstructions_have_a_column_a_step_and_three_more(rng):
 def test_curves_are_drawn():
     file = io.BytesIO()
     points = [{"step": s, "loss": 2.0 / s, "patch_accuracy": 0.1 * s} for s in range(1, 5)]
-    guesses = {"loss": ("guessing", 1.4), "patch_accuracy": ("guessing", 0.25)}
+    guesses = {"loss": {"guessing": 1.4}, "patch_accuracy": {"guessing": 0.25, "another": 0.3}}
     figures.draw_curves(file, points, "patch_accuracy", guesses)
     pixels = np.asarray(Image.open(file).convert("RGB")).reshape(-1, 3)
     assert len(np.unique(pixels, axis=0)) > 20

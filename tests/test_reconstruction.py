@@ -13,7 +13,8 @@ from test_export import STRANGER, run_script
 from selfie_tf import reconstruction
 from selfie_tf.config import PatchFormerConfig
 from selfie_tf.data import shapes
-from selfie_tf.data.pipeline import held_out_batches, training_batches
+from selfie_tf.data.augment import augment_patches
+from selfie_tf.data.pipeline import held_out_batches, patchformer_input, training_batches
 from selfie_tf.data.sources import make_source
 from selfie_tf.finetuning import load_finetuned
 
@@ -52,6 +53,22 @@ def test_noise_is_on_visible_patches_only():
         np.testing.assert_array_equal(noisy[name], plain[name], err_msg=name)
     same = np.all(noisy["context_patches"] == plain["context_patches"], axis=(2, 3, 4))
     assert same.mean() < 0.05
+
+
+def test_noise_differs_by_image_and_epoch_and_is_not_the_masks():
+    """Of the same pixels at other positions, and with a seed that nothing else uses."""
+    config = make_config(**{**OFF, "brightness": 1.0})
+    image = tf.fill([16, 16, 3], tf.constant(128, tf.uint8))
+    seeds = [tf.constant([0, i], tf.int64) for i in range(4)]
+    noisy = [
+        patchformer_input(image, config, seed, training=True)["context_patches"].numpy()
+        for seed in seeds
+    ]
+    assert len({x.tobytes() for x in noisy}) == 4
+    direct = augment_patches(
+        tf.fill([8, 4, 4, 3], tf.constant(128, tf.uint8)), config.augment, [0, 0]
+    )
+    assert (direct.numpy() != noisy[0]).any()
 
 
 def test_each_switch_turns_its_noise_on():

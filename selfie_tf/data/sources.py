@@ -181,7 +181,8 @@ class FolderSource(IndexedSource):
         if test_split and (split is None or "train" not in folders or split == "train"):
             raise UserError(
                 f"data.test_split={test_split}: {path} does not hold the folders train and "
-                f"{test_split}, but {', '.join(sorted(folders)) or 'none'}"
+                f"{test_split}, but {', '.join(sorted(folders)) or 'none'}; give "
+                "--config.data.test_split= to hold some of the images out instead"
             )
         if split and "train" in folders and not test_split:
             others = sorted(folders - {"train", *_HELD_OUT_SPLITS})

@@ -202,7 +202,8 @@ class Classifier(ImageClassifier):
             if not isinstance(pretrainer.attention_pooling, AttentionPooling):
                 raise UserError(
                     f"{origin} has no attention pooling of Selfie's: give "
-                    "--config.model.head=resnet50"
+                    "--config.model.head=resnet50, or for PatchFormer's a config of "
+                    "configs/finetune_patchformer_*.py"
                 )
             pairs.append((pretrainer.positions, self.positions))
             pairs.append((pretrainer.attention_pooling, self.attention_pooling))
@@ -233,12 +234,11 @@ def load_pretrained_weights(classifier: ImageClassifier, pretrainer, origin: str
                 ("group4/", "final_norm/")
             ):
                 continue
-            shape = tuple(found[name].shape) if name in found else "not there"
+            shape = tuple(found[name].shape) if name in found else "missing"
             if shape != tuple(variable.shape):
                 raise UserError(
                     f"{origin} does not fit: {source.name}/{name} is {shape} there and "
-                    f"{tuple(variable.shape)} here; give --config.model.width and the like as they "
-                    "were in pretraining"
+                    f"{tuple(variable.shape)} here; give {_keys_of(source)} as in pretraining"
                 )
             assignments.append((variable, found.pop(name)))
         rest = [f"{source.name}/{name}" for name in found]
@@ -247,7 +247,7 @@ def load_pretrained_weights(classifier: ImageClassifier, pretrainer, origin: str
         if too_many:
             raise UserError(
                 f"{origin} does not fit: {too_many[0]} is not there in this model; give "
-                "--config.model.attention_layers and the like as they were in pretraining"
+                f"{_keys_of(source)} as in pretraining"
             )
     for variable, value in assignments:
         variable.assign(tf.cast(value, variable.dtype))
@@ -263,6 +263,15 @@ def load_pretrained_weights(classifier: ImageClassifier, pretrainer, origin: str
         ],
         "unused": unused,
     }
+
+
+def _keys_of(layer) -> str:
+    """The keys that decide about a layer's shapes."""
+    if layer.name == "patch_network":
+        return "--config.model.width and --config.model.stem"
+    if layer.name == "positions":
+        return "--config.patches.size, --config.data.image_size and --config.model.position"
+    return "--config.model.attention_layers, --config.model.mlp_dim and --config.model.width"
 
 
 def _by_name(layer) -> dict:

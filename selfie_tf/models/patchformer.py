@@ -348,8 +348,8 @@ class PatchFormerClassifier(ImageClassifier):
         """All of the encoder."""
         if not isinstance(pretrainer, PatchFormerPretrainer):
             raise UserError(
-                f"{origin} is of Selfie, not of PatchFormer: give --config.model.head=resnet50 or "
-                "resnet36_attention"
+                f"{origin} is of Selfie, not of PatchFormer: give another config, e.g. "
+                "--config=configs/finetune_cifar10.py"
             )
         theirs, mine = pretrainer.encoder, self.encoder
         return [
