@@ -3,6 +3,9 @@
 import tf_keras as keras
 
 
+_NO_KERNEL = r"^(?!(.*/)?kernel(/replica_\d+)?(:\d+)?$)"
+
+
 def warmup_cosine(
     learning_rate: float, steps: int, warmup_steps: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -56,8 +59,8 @@ def make_optimizer(
         optimizer = keras.optimizers.AdamW(
             learning_rate, weight_decay, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon
         )
-        # Regular expressions that are searched for in a variable's name: here, one that matches
-        # unless the last part of the name is `kernel`.
-        optimizer.exclude_from_weight_decay(var_names=["(^|/)(?!kernel(:|$))[^/]*$"])
+        # Searched for in names: a pattern that finds something unless the name's last part is
+        # `kernel`. A replica's copy of a variable has a part more, and must decay like the others.
+        optimizer.exclude_from_weight_decay(var_names=[_NO_KERNEL])
         return optimizer
     raise ValueError(f"optimizer {name!r} is not known: expected 'sgd' or 'adamw'")

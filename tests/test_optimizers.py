@@ -30,7 +30,9 @@ def test_sgd_is_nesterov():
 def test_adamw_decays_kernels_only():
     """With no gradient nothing else moves; `kernel` counts as the last part of a name only."""
     names = ["a/query/kernel", "kernel", "a/query/bias", "embedding", "kernel_norm/gamma", "u0"]
-    names += ["kernel/embedding", "a/kernels", "a/subkernel"]
+    names += ["kernel/embedding", "a/kernels", "a/subkernel", "a/bias/replica_1"]
+    kernels = ["a/query/kernel", "kernel", "b/kernel/replica_1", "b/kernel/replica_12"]
+    names += kernels[2:]  # as the copies of replicas are called
     variables = [tf.Variable([1.0, -2.0], name=name) for name in names]
     optimizer = make_optimizer("adamw", 0.1, weight_decay=0.5, beta_1=0.8, epsilon=1e-3)
     config = optimizer.get_config()
@@ -38,7 +40,7 @@ def test_adamw_decays_kernels_only():
     for _ in range(2):
         optimizer.apply_gradients([(tf.zeros([2]), v) for v in variables])
     for variable, name in zip(variables, names, strict=True):
-        factor = 0.95**2 if name in ("a/query/kernel", "kernel") else 1.0
+        factor = 0.95**2 if name in kernels else 1.0
         np.testing.assert_allclose(variable, [factor, -2 * factor], rtol=1e-6, err_msg=name)
 
 
