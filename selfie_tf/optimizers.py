@@ -2,7 +2,6 @@
 
 import tf_keras as keras
 
-
 _NO_KERNEL = r"^(?!(.*/)?kernel(/replica_\d+)?(:\d+)?$)"
 
 
