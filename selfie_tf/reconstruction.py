@@ -101,7 +101,7 @@ def draw(file, config: PatchFormerConfig, batch: dict, answers_at: dict) -> None
     """Draws the answers of {step: int `[B, T, s, s]`}, see `figures.draw_reconstruction`."""
     p, truth = config.patches, "truth"
     if p.target == "center_crop" and p.target_size < p.size:
-        truth = f"truth (middle {p.target_size}x{p.target_size}\nof each patch, enlarged)"
+        truth = f"truth: {p.target_size}x{p.target_size} middles\nof patches, enlarged"
     figures.draw_reconstruction(file, batch, answers_at, config.grid, 2**p.target_bits, truth)
 
 
