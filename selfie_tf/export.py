@@ -70,6 +70,9 @@ def _card(info, run, function, digests):
         if _is_patchformer(config):
             what = "the context of all patches, pooled"
         answer = f"`features` float32 `[B, {dim}]`: {what}"
+    training = ""
+    if _is_patchformer(config):
+        training = "patches are left out, units dropped, " if classifier else "units are dropped, "
     measured = {
         key: value
         for key, value in info["result"].items()
@@ -93,8 +96,7 @@ def _card(info, run, function, digests):
         "model.signatures['serving_default'](images=images)",
         f"model(images, False)  # {'logits' if classifier else 'features'}, for inference",
         "model(images, True)   # the same for training: "
-        + ("patches are left out, units dropped, " if _is_patchformer(config) else "")
-        + "batch statistics used, and moved",
+        + f"{training}batch statistics are used, and moved",
         "model.trainable_variables",
         "```",
         "",
