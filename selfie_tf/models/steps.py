@@ -42,7 +42,9 @@ class StepModel(keras.Model):
         with tf.GradientTape() as tape:
             losses, accuracies = self.outcomes(data, training=True)
             loss = tf.reduce_mean(losses)
-            l2 = self.weight_decay * l2_penalty(self.trainable_variables)
+            l2 = tf.zeros_like(loss)
+            if self.weight_decay:  # else no pass over all the weights
+                l2 = self.weight_decay * l2_penalty(self.trainable_variables)
             scaled = (loss + l2) / replicas  # gradients are summed over replicas
         norm = descend(self, tape, scaled)
         self.l2_metric.update_state(l2)
