@@ -1,0 +1,176 @@
+"""The train step of a config as one core of a TPU would get it, lowered to XLA's HLO without a TPU.
+
+TensorFlow's bridge to XLA is the same code for every device, so the CPU's does. What TPUStrategy
+does to the step while it traces is done by `ReplicaStrategy` here.
+"""
+
+import collections
+import dataclasses
+import re
+
+import tensorflow as tf
+from tensorflow.compiler.tf2xla.ops import gen_xla_ops
+from tensorflow.python.distribute import distribute_lib, one_device_strategy
+
+from selfie_tf.config import FinetuneConfig
+from selfie_tf.data.pipeline import labelled_batches, training_batches
+from selfie_tf.data.sources import Rows, ShapesSource
+from selfie_tf.finetuning import build_classifier
+from selfie_tf.pretraining import build_pretrainer
+from selfie_tf.training import compile_model
+
+
+class ReplicaStrategy(tf.distribute.Strategy):
+    """Traces what one of `num_replicas` TPU cores runs.
+
+    As under TPUStrategy, the replica's id is an input of the step, each tensor that replicas agree
+    on is one sum over replicas, and all else (moving statistics, metrics) is each replica's own.
+    """
+
+    def __init__(self, num_replicas: int):
+        super().__init__(_Extended(self, num_replicas))
+
+    def run(self, fn, args=(), kwargs=None, options=None):
+        """Calls `fn`; the first of `args` is the replica's id, an int32 scalar tensor."""
+        replica_id, *args = args
+        with self.scope(), _ReplicaContext(self, replica_id):
+            return fn(*args, **(kwargs or {}))
+
+
+class _ReplicaContext(distribute_lib.ReplicaContext):
+    @property
+    def devices(self):
+        return self.strategy.extended.worker_devices
+
+
+class _Extended(one_device_strategy.OneDeviceExtended):
+    def __init__(self, strategy, num_replicas):
+        super().__init__(strategy, "/cpu:0")
+        self._replicas = num_replicas
+
+    @property
+    def _num_replicas_in_sync(self):
+        return self._replicas
+
+    def _reduce_to(self, reduce_op, value, destinations, options):
+        value = tf.convert_to_tensor(value)
+        if reduce_op == tf.distribute.ReduceOp.MEAN:
+            value = value * tf.cast(1 / self._replicas, value.dtype)
+        return gen_xla_ops.xla_all_reduce(
+            input=value,
+            group_assignment=tf.constant([list(range(self._replicas))]),
+            reduce_op="Add",
+            mode="CrossReplica",
+        )
+
+    def _batch_reduce_to(self, reduce_op, value_destination_pairs, options):
+        return [self._reduce_to(reduce_op, v, d, options) for v, d in value_destination_pairs]
+
+
+@dataclasses.dataclass
+class Lowered:
+    """A train step in HLO.
+
+    Attributes:
+      hlo: the serialized HLO module; its parameters are the replica's id, the batch and all
+        variables, each of these with the output that replaces it.
+      all_reduces: sums over replicas.
+      variables_updated: variables of which the step makes new values.
+      batch_bytes: of one core's batch, as it comes from the host.
+      batch_dtypes: names of the dtypes of its tensors, as the batch is structured.
+      problems: what a TPU's compiler would take and a TPU's step should not have, in words.
+    """
+
+    hlo: bytes
+    all_reduces: int
+    variables_updated: int
+    batch_bytes: int
+    batch_dtypes: dict | tuple
+    problems: list
+
+
+class TrainStep:
+    """The train step of a config for one of several cores, at any batch size.
+
+    Args:
+      config: see `config`; for finetuning all weights are random.
+      cores: that share the step.
+      num_classes: for a `config.FinetuneConfig`.
+    """
+
+    def __init__(self, config, cores: int, num_classes: int = 1000):
+        self._config, self._cores = config, cores
+        self._strategy = ReplicaStrategy(cores)
+        tf.keras.mixed_precision.set_global_policy(config.train.precision)
+        with self._strategy.scope():
+            if isinstance(config, FinetuneConfig):
+                self.model = build_classifier(config, num_classes)
+            else:
+                self.model = build_pretrainer(config)
+            compile_model(config, self.model, 1)
+
+    def lower(self, batch_per_core: int) -> Lowered:
+        """Lowers the step for one core's batch.
+
+        Raises:
+          tf.errors.OpError: if there is something in it that XLA cannot compile.
+        """
+        spec = self._batch_spec(batch_per_core)
+        leaves = tf.nest.flatten(spec)
+
+        @tf.function(jit_compile=True, autograph=False)
+        def step(replica_id, *leaves):
+            batch = tf.nest.pack_sequence_as(spec, leaves)
+            return self._strategy.run(self.model.train_step, args=(replica_id, batch))
+
+        compiler_ir = step.experimental_get_compiler_ir(tf.TensorSpec([], tf.int32), *leaves)
+        text = compiler_ir(stage="hlo")
+        return Lowered(
+            hlo=compiler_ir(stage="hlo_serialized"),
+            all_reduces=count_operations(text)["all-reduce"],
+            variables_updated=text.split("\n", 1)[0].count("-alias)"),
+            batch_bytes=sum(s.shape.num_elements() * s.dtype.size for s in leaves),
+            batch_dtypes=tf.nest.map_structure(lambda s: s.dtype.name, spec),
+            problems=find_problems(text),
+        )
+
+    def _batch_spec(self, batch_size):
+        """What the input pipeline yields; it depends on the config alone, not on the images."""
+        finetuning = isinstance(self._config, FinetuneConfig)
+        batches = labelled_batches if finetuning else training_batches
+        source = ShapesSource(self._config.data.image_size)
+        return batches(source, self._config, rows=Rows(batch_size)).element_spec
+
+
+def count_operations(hlo: str) -> collections.Counter:
+    """Counts the operations of an HLO module's text by name."""
+    return collections.Counter(re.findall(r" ([a-z][a-z0-9\-]*)\(", hlo))
+
+
+_HOST = ("infeed", "outfeed", "send", "recv")
+
+
+def find_problems(hlo: str) -> list:
+    """Finds in HLO text what a TPU's compiler takes and a TPU's train step should not have.
+
+    Returns:
+      lines of text.
+    """
+    problems = []
+    bounded = sorted(set(re.findall(r"\w+\[[^\]\n]*<=\d+[^\]\n]*\]", hlo)))
+    if bounded:
+        problems.append(
+            f"dynamic shapes {', '.join(bounded[:3])} (as of boolean_mask, where, unique)"
+        )
+    if re.search(r"\b(f64|c128)\[", hlo):
+        problems.append("float64, which a TPU only emulates")
+    operations = count_operations(hlo)
+    host = [name for name in _HOST if operations[name]]
+    if host:
+        problems.append(f"calls to the host: {', '.join(host)}")
+    calls = sorted(set(re.findall(r'custom_call_target="([^"]+)"', hlo)))
+    if calls:
+        problems.append(f"custom calls, which this compiler may not have: {', '.join(calls)}")
+    if operations["rng-get-and-update-state"]:
+        problems.append("random numbers with a state outside of the checkpoint")
+    return problems
