@@ -3,19 +3,36 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help quickstart test lint clean
+.PHONY: help quickstart lint test test-tpu-lane test-addons-lane test-aot check-tpu clean
 
 help:
 	@echo "make quickstart   make $(VENV) if missing, pretrain on built-in images, finetune, export, compare"
 	@echo "make test         make $(VENV) if missing, lint, run all tests"
-	@echo "make clean        remove $(VENV) and runs/quickstart"
+	@echo "make test-tpu-lane, test-addons-lane"
+	@echo "                  all tests with the TensorFlow of TPUs, and that of TensorFlow Addons"
+	@echo "make check-tpu    compile the paper's train steps for TPUs; needs none"
+	@echo "make clean        remove all of these and runs/quickstart"
 
-$(VENV)/.installed: requirements.txt requirements/dev.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
-	  "error: %s is Python %d.%d; TensorFlow 2.21 needs 3.11 to 3.13: make PYTHON=python3.12" % ("$(PYTHON)", *v))'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
-	@touch $@
+# make_venv FOLDER,REQUIREMENTS,OLDEST,NEWEST: of Python 3
+define make_venv
+@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, $(3)) <= v <= (3, $(4)) else \
+  "error: %s is Python %d.%d; $(2) needs 3.$(3) to 3.$(4): make PYTHON=python3.$(3)" % ("$(PYTHON)", *v))'
+$(PYTHON) -m venv $(1)
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check -r $(2)
+@touch $(1)/.installed
+endef
+
+$(VENV)/.installed: requirements.txt requirements/dev.txt requirements/test.txt
+	$(call make_venv,$(VENV),requirements/dev.txt,11,13)
+
+$(VENV)-tpu/.installed: requirements/test-tpu.txt requirements/lanes.txt requirements/test.txt
+	$(call make_venv,$(VENV)-tpu,requirements/test-tpu.txt,11,12)
+
+$(VENV)-addons/.installed: requirements/test-addons.txt requirements/addons.txt requirements/lanes.txt requirements/test.txt
+	$(call make_venv,$(VENV)-addons,requirements/test-addons.txt,11,11)
+
+$(VENV)-aot/.installed: requirements/aot.txt requirements.txt requirements/test.txt
+	$(call make_venv,$(VENV)-aot,requirements/aot.txt,11,13)
 
 RUNS := runs/quickstart
 FINETUNE := $(BIN)/python bin/finetune.py --config=configs/finetune_quickstart.py
@@ -42,9 +59,30 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# TESTS=tests/test_x.py runs a part.
+TESTS ?= tests
+PYTEST := -m pytest -n 2 --dist=loadfile $(TESTS)
+
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist=loadfile
+	$(BIN)/python $(PYTEST)
 	@echo "Lint and all tests passed. Next: make quickstart"
 
+test-tpu-lane: $(VENV)-tpu/.installed
+	$(VENV)-tpu/bin/python $(PYTEST)
+
+test-addons-lane: $(VENV)-addons/.installed
+	$(VENV)-addons/bin/python $(PYTEST)
+
+test-aot: $(VENV)-aot/.installed
+	$(VENV)-aot/bin/python -m pytest tests/test_tpu.py
+
+CHECKED := selfie_cifar10 selfie_imagenet224 patchformer_imagenet224
+
+check-tpu: test-aot
+	@for config in $(CHECKED); do \
+	  $(VENV)-aot/bin/python bin/check_tpu.py --config=configs/$$config.py \
+	    --config.train.precision=mixed_bfloat16 --topology=v3:2x2,v5e:2x4 || exit; \
+	done
+
 clean:
-	rm -rf $(VENV) runs/quickstart
+	rm -rf $(VENV) $(VENV)-tpu $(VENV)-addons $(VENV)-aot runs/quickstart

@@ -35,6 +35,9 @@ def main():
     from selfie_tf.tpu import check
 
     config = _main.CONFIG.value
+    path = os.path.abspath(os.path.expanduser(JSON.value)) if JSON.value else ""
+    if path and not os.path.isdir(os.path.dirname(path)):
+        raise UserError(f"--json={JSON.value}: there is no folder {os.path.dirname(path)}")
     if BATCH.value < 0 or CLASSES.value < 2:
         raise UserError("expected --batch_per_core of 1 or more, and --num_classes of 2 or more")
     steps, results = {}, []
@@ -58,9 +61,11 @@ def main():
         for reason in result.get("problems", [result.get("reason")]):
             if reason:
                 print(f"{result['topology']}: {result['status']}: {reason}", file=sys.stderr)
-    if JSON.value:
-        with open(os.path.expanduser(JSON.value), "w") as file:
-            json.dump({"config": name, "precision": config.train.precision, "checks": results}, file)
+    if path:
+        with open(path, "w") as file:
+            json.dump(
+                {"config": name, "precision": config.train.precision, "checks": results}, file
+            )
     print(check.MEANING)
     statuses = {result["status"] for result in results}
     sys.stdout.flush()

@@ -18,7 +18,7 @@ STEMS = ("small", "imagenet")
 PRECISIONS = ("float32", "mixed_bfloat16", "float64")
 QUERIES = ("per_location", "pooled")
 TARGETS = ("center_crop", "subsample")
-OPTIMIZERS = ("sgd", "adamw")
+OPTIMIZERS = ("sgd", "adamw", "lamb")
 HEADS = ("resnet50", "resnet36_attention", "patchformer")
 
 
@@ -177,14 +177,14 @@ class ClassifierConfig(NetworkConfig):
 class OptimizerConfig:
     """Section 3.2 of Selfie, 2.1 of PatchFormer."""
 
-    name: str = "sgd"
+    name: str = "sgd"  # sgd | adamw | lamb (needs requirements/addons.txt)
     learning_rate: float = 0.1  # the peak, after warm-up
     warmup_steps: int = 100
     momentum: float = 0.9  # sgd: Nesterov
-    beta_1: float = 0.9  # adamw
-    beta_2: float = 0.999  # adamw
-    epsilon: float = 1e-6  # adamw
-    # On kernels only. sgd: L2 in the loss; adamw: decoupled, times the learning rate.
+    beta_1: float = 0.9  # adamw, lamb
+    beta_2: float = 0.999  # adamw, lamb
+    epsilon: float = 1e-6  # adamw, lamb
+    # On kernels only. sgd: L2 in the loss; adamw, lamb: decoupled, times the learning rate.
     weight_decay: float = 1e-4
 
     @property

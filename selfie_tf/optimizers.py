@@ -1,6 +1,11 @@
-"""SGD and AdamW, and a learning rate that warms up and then falls as a cosine."""
+"""SGD, AdamW and LAMB, and a learning rate that warms up and then falls as a cosine."""
 
+import warnings
+
+import tensorflow as tf
 import tf_keras as keras
+
+from selfie_tf.errors import UserError
 
 _NO_KERNEL = r"^(?!(.*/)?kernel(/replica_\d+)?(:\d+)?$)"
 
@@ -38,19 +43,21 @@ def make_optimizer(
 
     Args:
       name: "sgd": SGD with Nesterov momentum (Selfie); "adamw": Adam with decoupled weight decay
-        (PatchFormer).
+        (PatchFormer); "lamb": TensorFlow Addons' (You et al. 2019), for very large batches.
       learning_rate: float or Keras schedule.
       momentum: of SGD.
       weight_decay: of AdamW: at each step a kernel loses this part of itself times the learning
-        rate; norms, biases and embeddings don't. Of no matter to SGD: Selfie's decay is L2 in the
-        loss, whose gradient passes through the momentum.
-      beta_1, beta_2, epsilon: of AdamW; BERT's by default.
+        rate; norms, biases and embeddings don't. Of LAMB: of the same, added to its update. Of no
+        matter to SGD: Selfie's decay is L2 in the loss, whose gradient passes through the momentum.
+      beta_1, beta_2, epsilon: of AdamW and LAMB; BERT's by default.
 
     Returns:
-      a Keras optimizer.
+      a Keras optimizer; LAMB is one of Keras's older kind (`keras.optimizers.legacy`), so use
+      `build`, `descend` and `current_learning_rate` here on either.
 
     Raises:
       ValueError: on an unknown name.
+      UserError: on LAMB without TensorFlow Addons.
     """
     if name == "sgd":
         return keras.optimizers.SGD(learning_rate, momentum=momentum, nesterov=True)
@@ -62,4 +69,58 @@ def make_optimizer(
         # `kernel`. A replica's copy of a variable has a part more, and must decay like the others.
         optimizer.exclude_from_weight_decay(var_names=[_NO_KERNEL])
         return optimizer
-    raise ValueError(f"optimizer {name!r} is not known: expected 'sgd' or 'adamw'")
+    if name == "lamb":
+        return _addons().LAMB(
+            learning_rate,
+            beta_1,
+            beta_2,
+            epsilon,
+            weight_decay,
+            # The layers' own step lengths too are for kernels only, as in LAMB's paper.
+            exclude_from_weight_decay=[_NO_KERNEL],
+            exclude_from_layer_adaptation=[_NO_KERNEL],
+        )
+    raise ValueError(f"optimizer {name!r} is not known: expected 'sgd', 'adamw' or 'lamb'")
+
+
+def build(optimizer, variables) -> None:
+    """Makes the optimizer's variables for `variables`, so that a checkpoint holds them at once."""
+    if _is_legacy(optimizer):
+        optimizer._create_all_weights(variables)
+    else:
+        optimizer.build(variables)
+
+
+def apply_gradients(optimizer, gradients, variables) -> None:
+    """One step with gradients that replicas agree on; call it in replica context."""
+    pairs = zip(gradients, variables, strict=True)
+    if _is_legacy(optimizer):
+        optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
+    else:
+        optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
+
+
+def current_learning_rate(optimizer) -> float:
+    """The learning rate of the latest step."""
+    if _is_legacy(optimizer):
+        latest = tf.maximum(optimizer.iterations - 1, 0)
+        return float(optimizer.learning_rate(latest))
+    return float(tf.convert_to_tensor(optimizer.learning_rate))
+
+
+def _is_legacy(optimizer):
+    return isinstance(optimizer, keras.optimizers.legacy.Optimizer)
+
+
+def _addons():
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it says that its development has ended
+            import tensorflow_addons
+    except ImportError as error:
+        raise UserError(
+            "optimizer.name=lamb is TensorFlow Addons', which is not here or not for this "
+            "TensorFlow: with Python 3.11 or older, pip install -r requirements/addons.txt in an "
+            "environment of its own; adamw needs nothing"
+        ) from error
+    return tensorflow_addons.optimizers

@@ -15,12 +15,11 @@ import tensorflow as tf
 import tf_keras as keras
 
 import selfie_tf
-from selfie_tf import distribute, savedmodel
+from selfie_tf import distribute, optimizers, savedmodel
 from selfie_tf.checkpoints import Checkpointer
 from selfie_tf.config import FinetuneConfig, PretrainConfig, from_dict
 from selfie_tf.data.sources import Rows
 from selfie_tf.errors import Interrupted, UserError
-from selfie_tf.optimizers import make_optimizer, warmup_cosine
 from selfie_tf.workdir import WorkDir, read_json
 
 _LAST_STEPS = 50  # result.json's training metrics are means over the last so many steps
@@ -94,9 +93,11 @@ def prepare(config, strategy) -> None:
 def compile_model(config, model: keras.Model, steps_per_execution: int) -> None:
     """Gives the model its optimizer, whose variables exist afterwards."""
     optimizer = config.optimizer
-    schedule = warmup_cosine(optimizer.learning_rate, config.train.steps, optimizer.warmup_steps)
+    schedule = optimizers.warmup_cosine(
+        optimizer.learning_rate, config.train.steps, optimizer.warmup_steps
+    )
     model.compile(
-        make_optimizer(
+        optimizers.make_optimizer(
             optimizer.name,
             schedule,
             optimizer.momentum,
@@ -107,7 +108,7 @@ def compile_model(config, model: keras.Model, steps_per_execution: int) -> None:
         ),
         steps_per_execution=steps_per_execution,
     )
-    model.optimizer.build(model.trainable_variables)
+    optimizers.build(model.optimizer, model.trainable_variables)
 
 
 def steps_per_execution(config, strategy) -> int:
@@ -440,7 +441,7 @@ class Progress(keras.callbacks.Callback):
         point = {
             "step": step,
             **{name: value for name, value in values.items() if name != "nonfinite_steps"},
-            "learning_rate": float(tf.convert_to_tensor(self.model.optimizer.learning_rate)),
+            "learning_rate": optimizers.current_learning_rate(self.model.optimizer),
             "images_per_second": rate * train.batch_size,
             "window": window,
         }

@@ -16,7 +16,7 @@ LEVELS = [
     {"training", "jigsaw", "reconstruction"},
     {"pretraining"},
     {"finetuning", "benchmark"},
-    {"evaluation", "export", "comparison"},
+    {"evaluation", "export", "comparison", "tpu"},
 ]
 MODULES = sorted(
     os.path.relpath(os.path.join(folder, name), ROOT)

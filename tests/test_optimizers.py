@@ -1,12 +1,20 @@
+import importlib.util
 import math
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from selfie_tf import optimizers
 from selfie_tf.config import OptimizerConfig
+from selfie_tf.errors import UserError
 from selfie_tf.optimizers import make_optimizer, warmup_cosine
 from selfie_tf.training import last_metrics
+
+HAS_ADDONS = importlib.util.find_spec("tensorflow_addons") is not None
+needs_addons = pytest.mark.skipif(
+    not HAS_ADDONS, reason="no TensorFlow Addons: `make test-addons-lane` runs this"
+)
 
 
 @pytest.mark.parametrize("warmup", [0, 100])
@@ -42,6 +50,54 @@ def test_adamw_decays_kernels_only():
     for variable, name in zip(variables, names, strict=True):
         factor = 0.95**2 if name in kernels else 1.0
         np.testing.assert_allclose(variable, [factor, -2 * factor], rtol=1e-6, err_msg=name)
+
+
+@needs_addons
+def test_lamb_matches_its_equations(rng):
+    """You et al. 2019, algorithm 2; kernels alone decay and have a step length of their own."""
+    values = {"a/kernel": rng.normal(size=[3, 2]), "a/bias": rng.normal(size=[2])}
+    variables = [tf.Variable(value, name=name) for name, value in values.items()]
+    schedule = warmup_cosine(0.2, 10, 5)
+    optimizer = make_optimizer(
+        "lamb", schedule, weight_decay=0.3, beta_1=0.8, beta_2=0.95, epsilon=1e-3
+    )
+    optimizers.build(optimizer, variables)
+    assert len(optimizer.weights) == 5  # the step, and two moments of each
+    moments = {name: (0.0, 0.0) for name in values}
+    for step in range(4):
+        gradients = {name: rng.normal(size=value.shape) for name, value in values.items()}
+        optimizers.apply_gradients(optimizer, [*map(tf.constant, gradients.values())], variables)
+        rate = float(schedule(step))
+        assert optimizers.current_learning_rate(optimizer) == pytest.approx(rate)
+        for name, g in gradients.items():
+            m, v = moments[name]
+            m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g**2
+            moments[name] = m, v
+            update = m / (1 - 0.8 ** (step + 1))
+            update /= np.sqrt(v / (1 - 0.95 ** (step + 1))) + 1e-3
+            if name == "a/kernel":
+                update += 0.3 * values[name]
+                update *= np.linalg.norm(values[name]) / np.linalg.norm(update)
+            values[name] = values[name] - rate * update
+    for variable, value in zip(variables, values.values(), strict=True):
+        np.testing.assert_allclose(variable, value, rtol=1e-5)
+
+
+@pytest.mark.skipif(HAS_ADDONS, reason="TensorFlow Addons is installed")
+def test_lamb_without_addons_says_how_to_get_it():
+    with pytest.raises(UserError, match="requirements/addons.txt"):
+        make_optimizer("lamb", 0.1)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", pytest.param("lamb", marks=needs_addons)])
+def test_the_learning_rate_is_that_of_the_latest_step(name):
+    schedule = warmup_cosine(0.4, 10, 4)
+    optimizer = make_optimizer(name, schedule)
+    variable = tf.Variable([1.0])
+    optimizers.build(optimizer, [variable])
+    for step in range(3):
+        optimizers.apply_gradients(optimizer, [tf.constant([1.0])], [variable])
+        assert optimizers.current_learning_rate(optimizer) == pytest.approx(0.1 * step)
 
 
 @pytest.mark.parametrize("name, expected", [("sgd", 0.3), ("adamw", 0.0)])

@@ -1,5 +1,6 @@
 """Runs of bin/pretrain.py: resuming, kills, signals, distribution."""
 
+import importlib.util
 import json
 import os
 import random
@@ -166,6 +167,23 @@ def one_replica(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "one"
     finish(workdir, *SELFIE_PARITY)
     return workdir
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow_addons") is None,
+    reason="no TensorFlow Addons: `make test-addons-lane` runs this",
+)
+def test_lamb_resumes_and_two_replicas_train_as_one(tmp_path):
+    flags = [*SELFIE_PARITY, "--config.optimizer.name=lamb"]
+    one, again, two = (tmp_path / name for name in ("one", "again", "two"))
+    finish(one, *flags)
+    shutil.copytree(one, again)
+    os.remove(again / "result.json")
+    shutil.rmtree(again / "checkpoints" / "step-00000016")
+    assert "resuming at step 12" in finish(again, *flags)
+    assert_identical(again, weights(one, 16), 16)
+    finish(two, *flags, "--virtual_devices=2")
+    assert_close(two, one)
 
 
 def test_a_signal_to_one_worker_ends_it_without_waiting_for_the_other(tmp_path):

@@ -4,6 +4,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from selfie_tf.losses import l2_penalty
+from selfie_tf.optimizers import apply_gradients
 
 
 class StepModel(keras.Model):
@@ -85,7 +86,5 @@ def descend(model: keras.Model, tape: tf.GradientTape, scaled_loss: tf.Tensor) -
     gradients = tape.gradient(scaled_loss, model.trainable_variables)
     if tf.distribute.get_strategy().num_replicas_in_sync > 1:
         gradients = tf.distribute.get_replica_context().all_reduce("sum", gradients)
-    model.optimizer.apply_gradients(
-        zip(gradients, model.trainable_variables), skip_gradients_aggregation=True
-    )
+    apply_gradients(model.optimizer, gradients, model.trainable_variables)
     return tf.linalg.global_norm(gradients)

@@ -3,12 +3,9 @@
 import importlib.util
 import json
 import logging
-import os
 import subprocess
 import sys
 import tempfile
-
-import tensorflow as tf
 
 from selfie_tf.errors import UserError
 from selfie_tf.tpu import compiler

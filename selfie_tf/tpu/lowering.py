@@ -9,6 +9,7 @@ import dataclasses
 import re
 
 import tensorflow as tf
+import tf_keras as keras
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from tensorflow.python.distribute import distribute_lib, one_device_strategy
 
@@ -56,12 +57,17 @@ class _Extended(one_device_strategy.OneDeviceExtended):
         value = tf.convert_to_tensor(value)
         if reduce_op == tf.distribute.ReduceOp.MEAN:
             value = value * tf.cast(1 / self._replicas, value.dtype)
-        return gen_xla_ops.xla_all_reduce(
-            input=value,
+        if self._replicas == 1:
+            return value
+        # The operation takes no float64; that there is some, `find_problems` sees all the same.
+        narrow = tf.cast(value, tf.float32) if value.dtype == tf.float64 else value
+        summed = gen_xla_ops.xla_all_reduce(
+            input=narrow,
             group_assignment=tf.constant([list(range(self._replicas))]),
             reduce_op="Add",
             mode="CrossReplica",
         )
+        return tf.cast(summed, value.dtype)
 
     def _batch_reduce_to(self, reduce_op, value_destination_pairs, options):
         return [self._reduce_to(reduce_op, v, d, options) for v, d in value_destination_pairs]
@@ -101,7 +107,7 @@ class TrainStep:
     def __init__(self, config, cores: int, num_classes: int = 1000):
         self._config, self._cores = config, cores
         self._strategy = ReplicaStrategy(cores)
-        tf.keras.mixed_precision.set_global_policy(config.train.precision)
+        keras.mixed_precision.set_global_policy(config.train.precision)
         with self._strategy.scope():
             if isinstance(config, FinetuneConfig):
                 self.model = build_classifier(config, num_classes)

@@ -1,0 +1,244 @@
+"""The train steps as a TPU's cores get them; with its compiler where requirements/aot.txt is."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+from conftest import TINY, TINY_FINETUNE_PATCHFORMER, TINY_PATCHFORMER, run
+
+from selfie_tf.config import Config, FinetuneConfig, PatchFormerConfig
+from selfie_tf.data.pipeline import training_batches
+from selfie_tf.data.sources import Rows, ShapesSource
+from selfie_tf.errors import UserError
+from selfie_tf.models.selfie import SelfiePretrainer
+from selfie_tf.pretraining import build_pretrainer
+from selfie_tf.tpu import check
+from selfie_tf.tpu.lowering import ReplicaStrategy, TrainStep, find_problems
+from selfie_tf.training import compile_model
+
+needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu is not installed: `make check-tpu` runs this",
+)
+
+
+def make_config(kind):
+    """The smallest of its kind, in mixed_bfloat16."""
+    config = kind()
+    config.data.image_size, config.patches.size = 16, 4
+    config.model.width, config.model.num_heads, config.model.mlp_dim = 2, 2, 16
+    config.model.attention_layers = 1
+    if kind is PatchFormerConfig:
+        config.patches.target_size = 2
+    if kind is FinetuneConfig:
+        config.data.crop = "pad"
+    config.train.precision = "mixed_bfloat16"
+    config.validate()
+    return config
+
+
+@pytest.fixture(autouse=True)
+def policy():
+    yield
+    keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.mark.parametrize("kind, images", [(Config, 2), (PatchFormerConfig, 1), (FinetuneConfig, 1)])
+def test_the_steps_lower_with_static_shapes_and_uint8_images(kind, images):
+    step = TrainStep(make_config(kind), cores=8, num_classes=10)
+    lowered = step.lower(4)
+    assert lowered.problems == []
+    assert lowered.all_reduces == len(step.model.trainable_variables)  # the gradients alone
+    dtypes = tf.nest.flatten(lowered.batch_dtypes)
+    assert dtypes.count("uint8") == images and "float32" not in dtypes
+    # All of them (metrics are among the model's), and the optimizer's learning rate of the moment.
+    written = len(step.model.variables) + len(step.model.optimizer.variables) + 1
+    assert lowered.variables_updated == written
+
+
+def test_synchronized_batch_statistics_are_summed_over_cores_too():
+    config = make_config(Config)
+    own = TrainStep(config, 8).lower(4)
+    config.model.norm_synchronized = True
+    step = TrainStep(config, 8)
+    norms = sum("moving_mean" in v.name for v in step.model.variables)
+    # Forward the sum, the sum of squares and the count; backward at least the gradients of two.
+    assert step.lower(4).all_reduces >= own.all_reduces + 4 * norms
+
+
+def test_the_traced_step_computes_what_training_computes():
+    """One replica's step through `ReplicaStrategy`, and Keras's own."""
+    config = make_config(Config)
+    config.train.precision = "float64"
+    config.train.batch_size = 8
+    keras.mixed_precision.set_global_policy("float64")
+    batch = next(iter(training_batches(ShapesSource(16), config, rows=Rows(8))))
+
+    def trained(strategy, step):
+        keras.utils.set_random_seed(3)
+        with strategy.scope():
+            model = build_pretrainer(config)
+            compile_model(config, model, 1)
+        losses = [float(tf.function(step(model))(batch)["loss"]) for _ in range(2)]
+        return losses, model.get_weights()
+
+    replica = ReplicaStrategy(1)
+
+    def through_replica(model):
+        return lambda x: replica.run(model.train_step, args=(tf.constant(0), x))
+
+    losses, weights = trained(replica, through_replica)
+    expected_losses, expected = trained(tf.distribute.get_strategy(), lambda m: m.train_step)
+    assert losses == pytest.approx(expected_losses, rel=1e-9)
+    for found, weight in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(found, weight, atol=1e-9)
+
+
+def test_each_core_drops_other_units():
+    """The replica's id is an input of the step, not a constant of it."""
+
+    def masks(replica_id):
+        strategy = ReplicaStrategy(2)
+        with strategy.scope():
+            model = build_pretrainer(make_config(Config))
+        dropout = next(m for m in model.submodules if type(m).__name__ == "StatelessDropout")
+        seed = strategy.run(dropout._next_seed, args=(replica_id,))
+        return seed.numpy().tolist()
+
+    assert masks(tf.constant(0)) != masks(tf.constant(1))
+
+
+def slip_in(monkeypatch, extra):
+    """Adds `extra(losses)` to every training loss."""
+    outcomes = SelfiePretrainer.outcomes
+
+    def changed(self, data, training):
+        losses, accuracies = outcomes(self, data, training)
+        return losses + 0 * extra(losses), accuracies
+
+    monkeypatch.setattr(SelfiePretrainer, "outcomes", changed)
+
+
+ABOUT = {"topology": "v3:2x2", "chip": "TPU v3", "cores": 8, "hbm_bytes": 2**34}
+
+
+def test_a_boolean_mask_in_the_step_is_found(monkeypatch):
+    slip_in(monkeypatch, lambda losses: tf.reduce_sum(tf.boolean_mask(losses, losses > 1)))
+    result = check.check(TrainStep(make_config(Config), 8), ABOUT, 4)
+    assert result["status"] == check.PROBLEMS
+    assert "dynamic shapes" in result["problems"][0]
+
+
+def test_a_py_function_in_the_step_is_rejected(monkeypatch):
+    def on_host(losses):
+        return tf.ensure_shape(tf.py_function(lambda x: x, [losses], losses.dtype), losses.shape)
+
+    slip_in(monkeypatch, on_host)
+    result = check.check(TrainStep(make_config(Config), 8), ABOUT, 4)
+    assert result["status"] == check.REJECTED
+    assert "PyFunc" in result["reason"]
+
+
+def test_float64_is_found():
+    config = make_config(Config)
+    config.train.precision = "float64"
+    result = check.check(TrainStep(config, 8), ABOUT, 4)
+    assert result["status"] == check.PROBLEMS and "float64" in result["problems"][0]
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("  %a = f32[<=8,3]{1,0} slice(f32[8,3]{1,0} %b)", "dynamic shapes f32[<=8,3]"),
+        ("  %a = f64[8]{0} add(f64[8]{0} %b, f64[8]{0} %c)", "float64"),
+        ("  %a = (f32[8]{0}, token[]) infeed(token[] %b)", "host: infeed"),
+        ("  %a = token[] outfeed(f32[8]{0} %c, token[] %b)", "host: outfeed"),
+        ('  %a = f32[8]{0} custom-call(%b), custom_call_target="Mine"', "custom calls"),
+        ("  %a = u64[] rng-get-and-update-state(), delta=1", "random numbers"),
+        ("  %a = f32[8]{0} add(f32[8]{0} %b, f32[8]{0} %c)", None),
+    ],
+)
+def test_problems_in_hlo(line, expected):
+    problems = find_problems(f"HloModule x\n\nENTRY main {{\n{line}\n}}\n")
+    assert len(problems) == (expected is not None)
+    assert expected is None or expected in problems[0]
+
+
+@pytest.mark.parametrize(
+    "limit, begin, fits, refused",
+    [(200, 64, 200, 208), (207, 64, 200, 208), (63, 64, 56, 64), (8, 64, 8, 16), (5, 64, None, 8)],
+)
+def test_the_largest_batch(limit, begin, fits, refused, monkeypatch):
+    tried = []
+
+    def fake(step, about, batch):
+        tried.append(batch)
+        status = check.OK if batch <= limit else check.REJECTED
+        return {**about, "batch_per_core": batch, "status": status}
+
+    monkeypatch.setattr(check, "check", fake)
+    result = check.largest(None, ABOUT, begin)
+    if fits is None:
+        assert result["status"] == check.REJECTED and result["batch_per_core"] == refused
+    else:
+        assert result["batch_per_core"] == fits and result["refused_batch_per_core"] == refused
+    assert len(tried) == len(set(tried)) and all(batch % 8 == 0 for batch in tried)
+
+
+def test_without_the_compiler_one_line_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="make check-tpu"):
+        check.describe("v3:2x2")
+
+
+COMMAND = "bin/check_tpu.py"
+PRECISION = "--config.train.precision=mixed_bfloat16"
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "flags", [TINY, TINY_PATCHFORMER, TINY_FINETUNE_PATCHFORMER], ids=lambda f: f[0][17:-3]
+)
+def test_the_steps_compile_for_a_tpu(flags, tmp_path):
+    path = tmp_path / "figures.json"
+    code, out, err = run(*flags, PRECISION, f"--json={path}", command=COMMAND)
+    assert code == 0, err
+    (found,) = json.loads(path.read_text())["checks"]
+    assert found["chip"] == "TPU v3" and found["cores"] == 8 and found["batch_per_core"] == 2
+    assert found["all_reduces_lowered"] > 50 and found["all_reduces"] == 1
+    assert found["updated_in_place"] == found["variables_updated"]
+    assert found["headroom_bytes"] > 15 * 2**30
+    assert "not run" in out and "all-reduces, combined" in out
+
+
+@needs_compiler
+def test_a_batch_that_does_not_fit_is_refused_for_memory():
+    flags = ["--config=configs/selfie_cifar10.py", "--config.model.attention_layers=1"]
+    code, _, err = run(*flags, PRECISION, "--batch_per_core=65536", command=COMMAND)
+    assert code == 1
+    assert "RESOURCE_EXHAUSTED" in err and "15.48G" in err
+
+
+@needs_compiler
+def test_float64_exits_with_3():
+    code, _, err = run(*TINY, "--config.train.precision=float64", command=COMMAND)
+    assert code == 3 and "float64" in err
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        (["--topology=v9:1"], ["--topology=v9:1", "v3:2x2"]),
+        (["--config.train.batch_size=12"], ["batch_size=12", "8 cores", "--batch_per_core"]),
+        (["--batch_per_core=-1"], ["--batch_per_core"]),
+        (["--json=/no/such/folder/x.json"], ["--json=/no/such/folder/x.json"]),
+    ],
+)
+def test_mistakes(flags, expected):
+    code, _, err = run(*TINY, *flags, command=COMMAND)
+    assert code == 1 and "Traceback" not in err
+    assert all(part in err.splitlines()[-1] for part in expected), err
