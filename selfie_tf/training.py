@@ -22,6 +22,7 @@ from selfie_tf.data.sources import Rows
 from selfie_tf.errors import Interrupted, UserError
 from selfie_tf.workdir import WorkDir, read_json
 
+_OF_LOST_WORKERS = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 _LAST_STEPS = 50  # result.json's training metrics are means over the last so many steps
 
 
@@ -62,6 +63,11 @@ def run_in_workdir(config, workdir: str, strategy, open_source, body) -> dict:
                 raise UserError(
                     f"--workdir={workdir}: no space left ({distribute.first_line(error)}); make "
                     "room, and the same command resumes at the last checkpoint"
+                ) from error
+            if distribute.num_workers(strategy) > 1 and isinstance(error, _OF_LOST_WORKERS):
+                raise UserError(
+                    f"another worker was lost ({distribute.first_line(error)}); start all workers "
+                    "again with the same command, and they go on at the last checkpoint"
                 ) from error
             if isinstance(error, tf.errors.ResourceExhaustedError):
                 raise UserError(

@@ -69,9 +69,9 @@ def free_ports(count):
     return ports
 
 
-def start_workers(*flags, command="bin/pretrain.py"):
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
-    tasks = [{"type": "worker", "index": i} for i in range(2)]
+def start_workers(*flags, command="bin/pretrain.py", count=2):
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(count)]}
+    tasks = [{"type": "worker", "index": i} for i in range(count)]
     return [
         start(
             *flags,

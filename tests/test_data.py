@@ -14,6 +14,7 @@ from selfie_tf.data.decode import read_image
 from selfie_tf.data.sources import FolderSource, IndexedSource, Rows, list_images, make_source
 from selfie_tf.errors import UserError
 from selfie_tf.patches import unpatchify
+from selfie_tf.training import distributed
 
 CIFAR = os.path.join(SHARED, "data", "tfds")
 PHOTOS = os.path.join(SHARED, "data", "imagenet_sample")
@@ -342,6 +343,100 @@ def test_pipelines_of_two_workers_yield_the_halves_of_each_batch(name, data_dir)
             begin = first + 6 * (i % 2)
             expected = {k: v[begin : begin + 6] for k, v in whole[i // 2].items()}
             assert_same([part], [expected])
+
+
+class Recorder(IndexedSource):
+    """Whose images are read by Python, which notes which."""
+
+    def __init__(self, train, held_out):
+        super().__init__(np.arange(train), np.arange(held_out))
+        self.read = []
+
+    def _load(self, items, index):
+        def load(i):
+            self.read.append(int(i))
+            return np.full([16, 16, 3], i, np.uint8)
+
+        return tf.ensure_shape(tf.numpy_function(load, [index], tf.uint8), [16, 16, 3]), index
+
+
+def parts_of(workers, make_dataset, config):
+    """What each of several workers gets from `training.distributed`, in one process."""
+
+    class Strategy:
+        num_replicas_in_sync = workers
+
+        def distribute_datasets_from_function(self, function):
+            context = tf.distribute.InputContext
+            return [function(context(workers, i, workers)) for i in range(workers)]
+
+    return distributed(config, Strategy(), make_dataset)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_together_workers_see_each_image_once_an_epoch(workers, tiny_config):
+    source = Recorder(48, 1)  # three batches of 16
+    datasets = parts_of(
+        workers,
+        lambda rows, size: pipeline.training_batches(source, tiny_config, 3, rows, size),
+        tiny_config,
+    )
+    seen = []
+    for dataset in datasets:
+        batches = as_numpy(dataset, 3)
+        assert all(len(batch["context_patches"]) == 16 // workers for batch in batches)
+        seen += [int(i) for batch in batches for i in batch["context_patches"].max((1, 2, 3, 4))]
+    assert sorted(seen) == list(range(48))
+
+
+@pytest.mark.parametrize("workers, held_out", [(1, 20), (2, 20), (4, 20), (4, 17), (4, 32), (2, 3)])
+def test_workers_evaluate_each_image_once_and_decode_no_other_workers(
+    workers, held_out, tiny_config
+):
+    config = FinetuneConfig()
+    config.data.image_size, config.train.batch_size = 16, 16
+    source = Recorder(1, held_out)
+    datasets = parts_of(
+        workers, lambda rows, size: pipeline.test_batches(source, config, rows, size), config
+    )
+    read, lengths, fillers = [], set(), 0
+    for dataset in datasets:
+        source.read = []
+        batches = list(dataset)
+        lengths.add(len(batches))
+        assert all(images.shape == [16 // workers, 16, 16, 3] for images, _ in batches)
+        shown = [int(i) for images, _ in batches for i in images.numpy().max((1, 2, 3))]
+        fillers += sum(not i for i in shown) - (0 in source.read)
+        assert sorted(source.read) == sorted(set(source.read))
+        assert set(shown) - {0} == set(source.read) - {0}
+        read += source.read
+    assert sorted(read) == list(range(held_out))
+    assert lengths == {-(-held_out // 16)} and fillers == -held_out % 16
+
+
+@needs_cifar
+def test_workers_decode_their_own_records_of_tfds_alone(monkeypatch):
+    config = Config()
+    config.data.crop, config.train.batch_size = "center", 500
+    source = make_source(config, CIFAR)
+    whole = source.train_images(0, 0, Rows(500)).take(1000)
+    expected = {int(p): hash(image.numpy().tobytes()) for p, image, _ in whole}
+    parse, seen = source.parse, {}
+    for first in range(0, 500, 125):
+        parsed = []
+
+        def noting(position, record, parsed=parsed):
+            note = tf.numpy_function(parsed.append, [position], [])
+            with tf.control_dependencies([note]):
+                return parse(tf.identity(position), record)
+
+        monkeypatch.setattr(source, "parse", noting)
+        part = source.train_images(0, 0, Rows(500, first, 125)).take(250)
+        found = {int(p): hash(image.numpy().tobytes()) for p, image, _ in part}
+        assert len(found) == 250
+        assert all(first <= p % 500 < first + 125 for p in parsed)
+        seen |= found
+    assert seen == expected
 
 
 def test_batches_are_static_and_uint8(tiny_config):

@@ -155,22 +155,20 @@ def labelled_batches(
 def test_batches(source, config, rows: Rows, batch_size: int = 0) -> tf.data.Dataset:
     """All held-out images with their labels, each once, as `labelled_batches`.
 
-    The last batch is filled up with black images of label -1, so that shapes are static.
+    The last batch is filled up with black images of label -1, so that shapes are static and every
+    pipeline yields as many.
     """
-    size, total = config.data.image_size, rows.batch_size
+    size, held_out = config.data.image_size, source.num_held_out
 
     def square(_, image, label):
         return resize_and_center(image, size, config.data.test_crop), label
 
-    def fill(images, labels):
-        missing = total - tf.shape(labels)[0]
-        images = tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
-        labels = tf.pad(labels, [[0, missing]], constant_values=-1)
-        part = slice(rows.first, rows.first + rows.count)
-        return tf.ensure_shape(images, [total, size, size, 3])[part], labels[part]
-
-    images = source.held_out_images().map(square, num_parallel_calls=tf.data.AUTOTUNE)
-    return _batch(images.batch(total).map(fill).unbatch(), batch_size or rows.count)
+    images = source.held_out_images(rows).map(square, num_parallel_calls=tf.data.AUTOTUNE)
+    black = tf.zeros([size, size, 3], tf.uint8), tf.constant(-1, tf.int64)
+    batches = -(-held_out // rows.batch_size)
+    missing = batches * rows.count - rows.among(held_out)
+    filler = tf.data.Dataset.from_tensors(black).repeat(missing)
+    return _batch(images.concatenate(filler), batch_size or rows.count)
 
 
 def _batch(elements, batch_size):

@@ -36,6 +36,20 @@ class Rows:
         if not self.count:
             object.__setattr__(self, "count", self.batch_size)
 
+    def position(self, k):
+        """Where this pipeline's k-th element stands among all; ints or int64 tensors."""
+        return k // self.count * self.batch_size + self.first + k % self.count
+
+    def hold(self, position):
+        """Whether the element that stands there is of this pipeline."""
+        row = position % self.batch_size
+        return (row >= self.first) & (row < self.first + self.count)
+
+    def among(self, total: int) -> int:
+        """How many of the first `total` elements are of this pipeline."""
+        batches, rest = divmod(total, self.batch_size)
+        return batches * self.count + min(max(rest - self.first, 0), self.count)
+
 
 class IndexedSource:
     """Images that can be read one by one: `train` and `held_out` are arrays that name them.
@@ -78,7 +92,7 @@ class IndexedSource:
         n, labels = self.num_train, tf.constant(self._train_labels)
 
         def at(k):
-            position = k // rows.count * rows.batch_size + rows.first + k % rows.count
+            position = rows.position(k)
             order = tf.stack([tf.constant(seed, tf.int64), position // n])  # one per epoch
             index = tf.random.experimental.index_shuffle(position % n, order, n - 1)
             image, taken = self._load(self._train, index)
@@ -87,15 +101,17 @@ class IndexedSource:
         positions = tf.data.Dataset.range(start_step * rows.count, _END)
         return positions.map(at, num_parallel_calls=tf.data.AUTOTUNE)
 
-    def held_out_images(self) -> tf.data.Dataset:
-        """(index, image, label) of every held-out image, always in one order."""
+    def held_out_images(self, rows: Rows | None = None) -> tf.data.Dataset:
+        """(index, image, label) of every held-out image, always in one order; of `rows` only."""
+        rows = rows or Rows(1)
         labels = tf.constant(self._held_out_labels)
 
-        def at(index):
+        def at(k):
+            index = rows.position(k)
             image, taken = self._load(self._held_out, index)
             return index, image, tf.gather(labels, taken)
 
-        numbers = tf.data.Dataset.range(self.num_held_out)
+        numbers = tf.data.Dataset.range(rows.among(self.num_held_out))
         return numbers.map(at, num_parallel_calls=tf.data.AUTOTUNE)
 
     def train_ids(self) -> list:
@@ -372,15 +388,15 @@ class TFDSSource:
 
         records = tf.data.Dataset.range(start // n, _END).flat_map(epoch_records)
         # Other pipelines' rows are dropped before anything is decoded.
-        records = records.enumerate(start).filter(
-            lambda position, _: (position % rows.batch_size >= rows.first)
-            & (position % rows.batch_size < rows.first + rows.count)
-        )
+        records = records.enumerate(start).filter(lambda position, _: rows.hold(position))
         return records.map(self.parse, num_parallel_calls=tf.data.AUTOTUNE)
 
-    def held_out_images(self) -> tf.data.Dataset:
+    def held_out_images(self, rows: Rows | None = None) -> tf.data.Dataset:
         """As `IndexedSource.held_out_images`."""
-        return _read(self._test).enumerate().map(self.parse, num_parallel_calls=tf.data.AUTOTUNE)
+        records = _read(self._test).enumerate()
+        if rows is not None:
+            records = records.filter(lambda position, _: rows.hold(position))
+        return records.map(self.parse, num_parallel_calls=tf.data.AUTOTUNE)
 
     def train_ids(self) -> list:
         """As TFDS names its examples: file and number within it."""
