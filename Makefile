@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help quickstart lint test test-tpu-lane test-addons-lane test-aot check-tpu clean
+.PHONY: help quickstart lint test test-tpu-lane test-addons-lane test-aot check-tpu tpu-table clean
 
 help:
 	@echo "make quickstart   make $(VENV) if missing, pretrain on built-in images, finetune, export, compare"
@@ -84,5 +84,17 @@ check-tpu: test-aot
 	    --config.train.precision=mixed_bfloat16 --topology=v3:2x2,v5e:2x4 || exit; \
 	done
 
+# docs/TPU.md's table; an hour on two cores.
+TABLE := selfie_cifar10 selfie_imagenet32 selfie_imagenet224 patchformer_imagenet224 finetune_imagenet224
+
+tpu-table: $(VENV)-aot/.installed
+	mkdir -p build/tpu
+	for config in $(TABLE); do \
+	  $(VENV)-aot/bin/python bin/check_tpu.py --config=configs/$$config.py \
+	    --config.train.precision=mixed_bfloat16 --json=build/tpu/$$config.json \
+	    --topology=v2:2x2,v3:2x2,v4:2x2x1,v5e:2x4,v6e:2x4 || true; \
+	done
+	$(VENV)-aot/bin/python -m selfie_tf.tpu.report docs/TPU.md $(TABLE:%=build/tpu/%.json)
+
 clean:
-	rm -rf $(VENV) $(VENV)-tpu $(VENV)-addons $(VENV)-aot runs/quickstart
+	rm -rf $(VENV) $(VENV)-tpu $(VENV)-addons $(VENV)-aot build runs/quickstart

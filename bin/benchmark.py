@@ -4,6 +4,11 @@
     python bin/benchmark.py --config=configs/selfie_cifar10.py --data_dir=...
 
 In float32 and mixed_bfloat16, beside the rate of large matrix products measured in the same run.
+
+    python bin/benchmark.py --virtual_devices=1,2,4 --workers=1,2
+
+What distribution costs: the step alone, one global batch over so many replicas of one process, and
+over so many TF_CONFIG processes, as ratios to one replica.
 """
 
 import json
@@ -14,23 +19,36 @@ import _main
 from absl import flags
 
 from selfie_tf.config import PretrainConfig
+from selfie_tf.errors import UserError
 
 _main.define_config("selfie_cifar10.py", PretrainConfig)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images a step (the config's is not used).")
 SECONDS = flags.DEFINE_float("seconds", 20.0, "Length of each of the measurements.")
+DEVICES = flags.DEFINE_list("virtual_devices", [], "Numbers of replicas in one process.")
+WORKERS = flags.DEFINE_list("workers", [], "Numbers of processes of one replica.")
 
 
 def main():
-    from selfie_tf.benchmark import benchmark
-
     config = _main.CONFIG.value
     config.train.batch_size = BATCH_SIZE.value
     config.validate()
-    print(
-        json.dumps(
-            benchmark(config, os.path.expanduser(_main.DATA_DIR.value), SECONDS.value), indent=2
-        )
-    )
+    if DEVICES.value or WORKERS.value:
+        from selfie_tf.scaling import scaling
+
+        config.data.name = "builtin:shapes"
+        result = scaling(config, SECONDS.value, numbers(DEVICES), numbers(WORKERS))
+    else:
+        from selfie_tf.benchmark import benchmark
+
+        result = benchmark(config, os.path.expanduser(_main.DATA_DIR.value), SECONDS.value)
+    print(json.dumps(result, indent=2))
+
+
+def numbers(flag):
+    try:
+        return [int(value) for value in flag.value]
+    except ValueError:
+        raise UserError(f"--{flag.name}={','.join(flag.value)}: expected e.g. 1,2,4") from None
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sys
+import textwrap
 
 import _main
 from absl import flags
@@ -66,7 +67,7 @@ def main():
             json.dump(
                 {"config": name, "precision": config.train.precision, "checks": results}, file
             )
-    print(check.MEANING)
+    print(textwrap.fill(check.MEANING, 100))
     statuses = {result["status"] for result in results}
     sys.stdout.flush()
     if check.REJECTED in statuses:

@@ -15,7 +15,7 @@ LEVELS = [
     {"models"},
     {"training", "jigsaw", "reconstruction"},
     {"pretraining"},
-    {"finetuning", "benchmark"},
+    {"finetuning", "benchmark", "scaling"},
     {"evaluation", "export", "comparison", "tpu"},
 ]
 MODULES = sorted(

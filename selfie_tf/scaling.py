@@ -1,0 +1,147 @@
+"""What distribution costs on this machine: one global batch, over ever more replicas.
+
+Replicas here share the processor's cores, so this is the overhead of dividing the work, not a
+speed-up; a ratio of 1 is none.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import tensorflow as tf
+import tf_keras as keras
+
+from selfie_tf import distribute
+from selfie_tf.config import PretrainConfig, from_dict, to_dict
+from selfie_tf.data.pipeline import training_batches
+from selfie_tf.data.sources import Rows, make_source
+from selfie_tf.errors import UserError
+from selfie_tf.pretraining import build_pretrainer
+from selfie_tf.training import compile_model, distributed
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def scaling(config: PretrainConfig, seconds: float, virtual_devices: list, workers: list) -> dict:
+    """Measures training steps over several replicas against one, each in processes of its own.
+
+    Args:
+      config: its `train.batch_size` is divided among the replicas; batches are of the built-in
+        images' kind and made beforehand.
+      seconds: of each measurement, at least.
+      virtual_devices, workers: numbers of replicas: of one process, and of as many processes.
+
+    Returns:
+      a dict for JSON: images/s of one replica at the beginning and at the end, of each number, and
+      the ratio of the latter to the mean of the former.
+
+    Raises:
+      UserError: if the replicas cannot share the batch, or a process fails.
+    """
+    for count in (*virtual_devices, *workers):
+        if count < 1 or config.train.batch_size % count:
+            raise UserError(
+                f"{count} replicas cannot share a batch of {config.train.batch_size} evenly: give "
+                "--batch_size divisible by all numbers of --virtual_devices and --workers"
+            )
+    begin = _measure(config, seconds, 1, 1)
+    found = {
+        "virtual_devices": {n: _measure(config, seconds, n, 1) for n in virtual_devices},
+        "workers": {n: _measure(config, seconds, 1, n) for n in workers},
+    }
+    end = _measure(config, seconds, 1, 1)
+    return {
+        "batch_size": config.train.batch_size,
+        "precision": config.train.precision,
+        "cores": os.cpu_count(),
+        "one_replica_images_per_second": [begin, end],
+        **{
+            kind: [
+                {"replicas": n, "images_per_second": x, "to_one_replica": 2 * x / (begin + end)}
+                for n, x in rates.items()
+            ]
+            for kind, rates in found.items()
+        },
+    }
+
+
+def _measure(config, seconds, devices, workers):
+    """Images/s of the step, from the first of `workers` processes."""
+    task = json.dumps({"config": to_dict(config), "seconds": seconds, "devices": devices})
+    environment = {**os.environ, "PYTHONPATH": _ROOT}
+    environment.pop("TF_CONFIG", None)
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in _free_ports(workers)]}
+    children = []
+    for index in range(workers):
+        if workers > 1:
+            place = {"cluster": cluster, "task": {"type": "worker", "index": index}}
+            environment = {**environment, "TF_CONFIG": json.dumps(place)}
+        children.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "selfie_tf.scaling", task],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    outputs = [child.communicate() for child in children]
+    for child, (_, err) in zip(children, outputs):
+        if child.returncode:
+            raise UserError(f"a process of {max(devices, workers)} replicas failed: {err[-1000:]}")
+    return json.loads(outputs[0][0].splitlines()[-1])
+
+
+def _free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def _images_per_second(config, seconds, devices):
+    strategy = distribute.make_strategy(virtual_devices=devices if devices > 1 else 0)
+    keras.mixed_precision.set_global_policy(config.train.precision)
+    with strategy.scope():
+        model = build_pretrainer(config)
+        compile_model(config, model, 1)
+    source = make_source(config)
+
+    def one_batch(rows: Rows, size):
+        batches = training_batches(source, config, rows=rows, batch_size=size)
+        return batches.take(rows.count // size).cache().repeat()
+
+    batches = iter(distributed(config, strategy, one_batch))
+
+    @tf.function
+    def step(batch):
+        losses = strategy.run(model.train_step, args=(batch,))["loss"]
+        return strategy.experimental_local_results(losses)[0]
+
+    def take(count):
+        start = time.perf_counter()
+        for _ in range(count):
+            float(step(next(batches)))  # read, so that it has ended
+        return time.perf_counter() - start
+
+    take(2)
+    # As many steps for every worker: they wait for each other, and none may leave first.
+    rehearsal = tf.constant(take(2) / 2)
+    context = tf.distribute.get_replica_context
+    longest = strategy.run(lambda: context().all_reduce("mean", rehearsal))
+    longest = strategy.experimental_local_results(longest)[0]
+    count = max(3, round(seconds / float(longest)))
+    return config.train.batch_size * count / take(count)
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    rate = _images_per_second(from_dict(given["config"]), given["seconds"], given["devices"])
+    print(json.dumps(rate), flush=True)
+    os._exit(0)  # workers' servers may not let go
