@@ -73,7 +73,7 @@ def _measure(config, seconds, devices, workers):
     task = json.dumps({"config": to_dict(config), "seconds": seconds, "devices": devices})
     environment = {**os.environ, "PYTHONPATH": _ROOT}
     environment.pop("TF_CONFIG", None)
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in _free_ports(workers)]}
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(workers)]}
     children = []
     for index in range(workers):
         if workers > 1:
@@ -95,7 +95,8 @@ def _measure(config, seconds, devices, workers):
     return json.loads(outputs[0][0].splitlines()[-1])
 
 
-def _free_ports(count):
+def free_ports(count: int) -> list:
+    """Ports that nothing listened to a moment ago."""
     sockets = [socket.socket() for _ in range(count)]
     for s in sockets:
         s.bind(("127.0.0.1", 0))

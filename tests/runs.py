@@ -2,13 +2,14 @@
 
 import json
 import os
-import socket
 import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import start
+
+from selfie_tf.scaling import free_ports
 
 STEPS = 24
 
@@ -57,16 +58,6 @@ def wait_for(condition, process, seconds=120):
         assert process.poll() is None, process.communicate()
         assert time.time() < deadline
         time.sleep(0.01)
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 def start_workers(*flags, command="bin/pretrain.py", count=2):

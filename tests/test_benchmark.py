@@ -75,3 +75,34 @@ def test_the_command_prints_json_alone():
     code, out, err = run(*flags, command="bin/benchmark.py")
     assert code == 0, err
     assert json.loads(out)["batch_size"] == 4
+
+
+SMALL = [*TINY, "--batch_size=4", "--seconds=0.1"]
+
+
+def test_what_distribution_costs(tmp_path):
+    flags = [*SMALL, "--virtual_devices=1,2", "--workers=2"]
+    code, out, err = run(*flags, command="bin/benchmark.py")
+    assert code == 0, err
+    found = json.loads(out)
+    mean = sum(found["one_replica_images_per_second"]) / 2
+    assert found["batch_size"] == 4 and mean > 0
+    assert [r["replicas"] for r in found["virtual_devices"]] == [1, 2]
+    (workers,) = found["workers"]
+    assert workers["replicas"] == 2
+    for row in (*found["virtual_devices"], workers):
+        assert row["to_one_replica"] == pytest.approx(row["images_per_second"] / mean)
+
+
+@pytest.mark.parametrize(
+    "flag, expected",
+    [
+        ("--virtual_devices=1,3", ["3 replicas", "batch of 4", "--batch_size"]),
+        ("--workers=0", ["0 replicas"]),
+        ("--workers=two", ["--workers=two", "1,2,4"]),
+    ],
+)
+def test_replicas_that_cannot_be(flag, expected):
+    code, _, err = run(*SMALL, flag, command="bin/benchmark.py")
+    assert code == 1 and "Traceback" not in err
+    assert all(part in err.splitlines()[-1] for part in expected), err

@@ -15,7 +15,7 @@ from selfie_tf.data.sources import Rows, ShapesSource
 from selfie_tf.errors import UserError
 from selfie_tf.models.selfie import SelfiePretrainer
 from selfie_tf.pretraining import build_pretrainer
-from selfie_tf.tpu import check
+from selfie_tf.tpu import check, report
 from selfie_tf.tpu.lowering import ReplicaStrategy, TrainStep, find_problems
 from selfie_tf.training import compile_model
 
@@ -192,6 +192,24 @@ def test_without_the_compiler_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="make check-tpu"):
         check.describe("v3:2x2")
+
+
+def test_the_table_has_a_row_for_each_check():
+    sizes = ("hbm", "argument", "temporary", "program", "headroom")
+    fits = {**ABOUT, "status": check.OK, "batch_per_core": 64, "gflop": 61.5 * 300}
+    fits |= {f"{size}_bytes": (i + 1) * 2**30 for i, size in enumerate(sizes)}
+    fits |= {"all_reduces": 1, "all_reduces_lowered": 99}
+    fits |= {"updated_in_place": 300, "variables_updated": 301}
+    refused = {**ABOUT, "status": check.REJECTED, "batch_per_core": 65, "reason": "too large"}
+    run_ = {"config": "configs/x.py", "batch_size": 512, "steps": 7200, "checks": [fits, refused]}
+    head, rule, first, second = report.table([run_]).splitlines()
+    assert head.count("|") == rule.count("|") == first.count("|") == second.count("|")
+    # 18 450 GFLOP at 0.3 of 61.5 TFLOP/s take a second.
+    assert first == (
+        "| x, 512 | v3:2x2 | 64 | 1.00 | 2.00 | 3.00 | 4.00 | 5.00 | 99 / 1 | 300 of 301 | 18450 | "
+        "1000 ms | 2.0 h | 8 |"
+    )
+    assert "rejected: too large" in second
 
 
 COMMAND = "bin/check_tpu.py"

@@ -4,6 +4,7 @@ python -m selfie_tf.tpu.report docs/TPU.md build/tpu/*.json
 """
 
 import json
+import math
 import sys
 
 from selfie_tf.checkpoints import write_atomically
@@ -27,6 +28,7 @@ _HEAD = [
     "GFLOP a step",
     "estimated step",
     "estimated run",
+    "chip-hours",
 ]
 
 
@@ -52,16 +54,19 @@ def table(runs: list) -> str:
 def _figures(result, steps):
     if result["status"] != "compiles":
         words = " ".join(result.get("problems", [result.get("reason", "")]))
-        return [f"{result['hbm_bytes'] / 2**30:.2f}", f"{result['status']}: {words}", *[""] * 8]
+        return [f"{result['hbm_bytes'] / 2**30:.2f}", f"{result['status']}: {words}", *[""] * 9]
     sizes = ("hbm", "argument", "temporary", "program", "headroom")
     seconds = result["gflop"] / 1e3 / (UTILISATION * PEAK[result["chip"]])
+    hours = seconds * steps / 3600
+    chips = math.prod(map(int, result["topology"].partition(":")[2].split("x")))
     return [
         *(f"{result[f'{size}_bytes'] / 2**30:.2f}" for size in sizes),
         f"{result['all_reduces_lowered']} / {result['all_reduces']}",
         f"{result['updated_in_place']} of {result['variables_updated']}",
         f"{result['gflop']:.0f}",
         f"{seconds * 1e3:.0f} ms",
-        f"{seconds * steps / 3600:.1f} h",
+        f"{hours:.1f} h",
+        f"{hours * chips:.0f}",
     ]
 
 
