@@ -122,6 +122,7 @@ def slip_in(monkeypatch, extra):
     monkeypatch.setattr(SelfiePretrainer, "outcomes", changed)
 
 
+REASON = "RESOURCE_EXHAUSTED: Ran out of memory on HBM"
 ABOUT = {"topology": "v3:2x2", "chip": "TPU v3", "cores": 8, "hbm_bytes": 2**34}
 
 
@@ -168,24 +169,43 @@ def test_problems_in_hlo(line, expected):
 
 
 @pytest.mark.parametrize(
-    "limit, begin, fits, refused",
-    [(200, 64, 200, 208), (207, 64, 200, 208), (63, 64, 56, 64), (8, 64, 8, 16), (5, 64, None, 8)],
+    "limit, fixed, begin, fits, refused",
+    [
+        (200, 0, 64, 200, 208),
+        (207, 40, 64, 200, 208),
+        (63, 0, 64, 56, 64),
+        (8, 0, 64, 8, 16),
+        (5, 0, 64, None, 8),
+        (4000, 300, 64, 3840, 4096),  # at most a sixteenth below and above the limit
+    ],
 )
-def test_the_largest_batch(limit, begin, fits, refused, monkeypatch):
+def test_the_largest_batch(limit, fixed, begin, fits, refused, monkeypatch):
+    """Of images that take a byte each, and so many that something else takes."""
     tried = []
 
     def fake(step, about, batch):
         tried.append(batch)
-        status = check.OK if batch <= limit else check.REJECTED
-        return {**about, "batch_per_core": batch, "status": status}
+        if batch > limit:
+            return {**about, "batch_per_core": batch, "status": check.REJECTED, "reason": REASON}
+        sizes = {"temporary_bytes": batch + fixed, "headroom_bytes": limit - batch}
+        return {**about, "batch_per_core": batch, "status": check.OK, **sizes}
 
     monkeypatch.setattr(check, "check", fake)
     result = check.largest(None, ABOUT, begin)
+    assert len(tried) == len(set(tried)) <= 12 and all(batch % 8 == 0 for batch in tried)
     if fits is None:
         assert result["status"] == check.REJECTED and result["batch_per_core"] == refused
     else:
-        assert result["batch_per_core"] == fits and result["refused_batch_per_core"] == refused
-    assert len(tried) == len(set(tried)) and all(batch % 8 == 0 for batch in tried)
+        found = result["batch_per_core"], result["refused_batch_per_core"]
+        assert fits <= found[0] <= limit < found[1] <= refused
+
+
+def test_the_search_ends_at_what_no_batch_can_mend(monkeypatch):
+    def fake(step, about, batch):
+        return {**about, "batch_per_core": batch, "status": check.REJECTED, "reason": "PyFunc"}
+
+    monkeypatch.setattr(check, "check", fake)
+    assert check.largest(None, ABOUT, 64)["batch_per_core"] == 64
 
 
 def test_without_the_compiler_one_line_says_how_to_get_it(monkeypatch):

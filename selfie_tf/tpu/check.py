@@ -12,6 +12,8 @@ from selfie_tf.tpu import compiler
 from selfie_tf.tpu.lowering import TrainStep
 
 OK, REJECTED, PROBLEMS = "compiles", "rejected", "problems"
+_OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+_GRAIN = 8  # images
 MEANING = (
     "Compiled ahead of time, not run. This proves that the step, traced as one core's of so many, "
     "is taken by that chip's compiler, fits its memory, and sums gradients over the cores. It says "
@@ -74,40 +76,40 @@ def check(step: TrainStep, about: dict, batch_per_core: int) -> dict:
     return {**result, **compiled, "headroom_bytes": headroom, "status": OK}
 
 
-def largest(step: TrainStep, about: dict, batch_per_core: int, granularity: int = 8) -> dict:
-    """Searches the largest batch a core that compiles, a multiple of `granularity`.
+def largest(step: TrainStep, about: dict, batch_per_core: int) -> dict:
+    """Searches the largest batch a core that compiles, to a sixteenth or 8 images.
 
     Args:
       step, about: as in `check`.
       batch_per_core: where to begin.
-      granularity: images.
 
     Returns:
-      the check of that batch, with the smallest batch seen refused as `refused_batch_per_core`; if
-      not even `granularity` images fit, the check of these.
+      the check of that batch, with the smallest batch refused as `refused_batch_per_core`; or the
+      check that shows that none compiles.
     """
     best, refused = None, None
-    batch = max(granularity, batch_per_core // granularity * granularity)
+    batch = max(_GRAIN, batch_per_core)
     while True:
         result = check(step, about, batch)
         logging.info("  %d images a core: %s", batch, result["status"])
-        if result["status"] == PROBLEMS:
-            return result
         if result["status"] == OK:
-            best = result
+            best, low = result, batch
+        elif result["status"] == REJECTED and _OUT_OF_MEMORY in result["reason"]:
+            refused = batch
         else:
-            refused = result
-        low = best["batch_per_core"] if best else 0
-        if refused is None:
-            batch = 2 * low
-        elif refused["batch_per_core"] - low <= granularity:
-            break
+            return result
+        if best is None:
+            if refused <= _GRAIN:
+                return result
+            batch = refused // 2
+        elif refused is None:  # as if all but the temporaries stayed
+            batch = int(low * (1 + best["headroom_bytes"] / best["temporary_bytes"]))
+            batch = max(batch, low + _GRAIN)
+        elif refused - low <= max(_GRAIN, low // 16):
+            return {**best, "refused_batch_per_core": refused}
         else:
-            middle = (low + refused["batch_per_core"]) // 2
-            batch = max(granularity, middle // granularity * granularity)
-    if best is None:
-        return refused
-    return {**best, "refused_batch_per_core": refused["batch_per_core"]}
+            batch = (low + refused) // 2
+        batch = max(_GRAIN, batch // _GRAIN * _GRAIN)
 
 
 def _in_child(*arguments):
