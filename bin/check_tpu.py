@@ -62,11 +62,16 @@ def main():
         for reason in result.get("problems", [result.get("reason")]):
             if reason:
                 print(f"{result['topology']}: {result['status']}: {reason}", file=sys.stderr)
+    figures = {
+        "config": name,
+        "precision": config.train.precision,
+        "batch_size": config.train.batch_size,
+        "steps": config.train.steps,
+        "checks": results,
+    }
     if path:
         with open(path, "w") as file:
-            json.dump(
-                {"config": name, "precision": config.train.precision, "checks": results}, file
-            )
+            json.dump(figures, file)
     print(textwrap.fill(check.MEANING, 100))
     statuses = {result["status"] for result in results}
     sys.stdout.flush()

@@ -248,7 +248,9 @@ def test_the_steps_compile_for_a_tpu(flags, tmp_path):
     path = tmp_path / "figures.json"
     code, out, err = run(*flags, PRECISION, f"--json={path}", command=COMMAND)
     assert code == 0, err
-    (found,) = json.loads(path.read_text())["checks"]
+    figures = json.loads(path.read_text())
+    (found,) = figures["checks"]
+    assert "| v3:2x2 | 2 | 15.48 |" in report.table([figures])
     assert found["chip"] == "TPU v3" and found["cores"] == 8 and found["batch_per_core"] == 2
     assert found["all_reduces_lowered"] > 50 and found["all_reduces"] == 1
     assert found["updated_in_place"] == found["variables_updated"]
