@@ -231,7 +231,7 @@ def test_the_table_has_a_row_for_each_check():
     # 18 450 GFLOP at 0.3 of 61.5 TFLOP/s take a second.
     assert first == (
         "| x, 512 | v3:2x2 | 64 | 1.00 | 2.00 | 3.00 | 4.00 | 5.00 | 99 / 1 | 300 of 301 | 18450 | "
-        "1000 ms | 2.0 h | 8 |"
+        "1000 ms | 2.0 h | 8.0 |"
     )
     assert "rejected: too large" in second
 

@@ -66,7 +66,7 @@ def _figures(result, steps):
         f"{result['gflop']:.0f}",
         f"{seconds * 1e3:.0f} ms",
         f"{hours:.1f} h",
-        f"{hours * chips:.0f}",
+        f"{hours * chips:.1f}",
     ]
 
 
