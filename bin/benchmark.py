@@ -30,6 +30,8 @@ WORKERS = flags.DEFINE_list("workers", [], "Numbers of processes of one replica.
 
 def main():
     config = _main.CONFIG.value
+    if not SECONDS.value > 0:
+        raise UserError(f"--seconds={SECONDS.value}: expected more than 0")
     config.train.batch_size = BATCH_SIZE.value
     config.validate()
     if DEVICES.value or WORKERS.value:

@@ -37,8 +37,10 @@ def main():
 
     config = _main.CONFIG.value
     path = os.path.abspath(os.path.expanduser(JSON.value)) if JSON.value else ""
-    if path and not os.path.isdir(os.path.dirname(path)):
-        raise UserError(f"--json={JSON.value}: there is no folder {os.path.dirname(path)}")
+    if path and (os.path.isdir(path) or not os.path.isdir(os.path.dirname(path))):
+        raise UserError(f"--json={JSON.value}: expected a file in a folder that exists")
+    if not TOPOLOGY.value:
+        raise UserError("--topology is empty: expected e.g. v3:2x2,v5e:2x4")
     if BATCH.value < 0 or CLASSES.value < 2:
         raise UserError("expected --batch_per_core of 1 or more, and --num_classes of 2 or more")
     steps, results = {}, []
@@ -70,8 +72,11 @@ def main():
         "checks": results,
     }
     if path:
-        with open(path, "w") as file:
-            json.dump(figures, file)
+        try:
+            with open(path, "w") as file:
+                json.dump(figures, file)
+        except OSError as error:
+            raise UserError(f"--json={JSON.value}: {error}") from error
     print(textwrap.fill(check.MEANING, 100))
     statuses = {result["status"] for result in results}
     sys.stdout.flush()

@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import tensorflow as tf
@@ -49,8 +50,8 @@ def scaling(config: PretrainConfig, seconds: float, virtual_devices: list, worke
             )
     begin = _measure(config, seconds, 1, 1)
     found = {
-        "virtual_devices": {n: _measure(config, seconds, n, 1) for n in virtual_devices},
-        "workers": {n: _measure(config, seconds, 1, n) for n in workers},
+        "virtual_devices": [(n, _measure(config, seconds, n, 1)) for n in virtual_devices],
+        "workers": [(n, _measure(config, seconds, 1, n)) for n in workers],
     }
     end = _measure(config, seconds, 1, 1)
     return {
@@ -61,7 +62,7 @@ def scaling(config: PretrainConfig, seconds: float, virtual_devices: list, worke
         **{
             kind: [
                 {"replicas": n, "images_per_second": x, "to_one_replica": 2 * x / (begin + end)}
-                for n, x in rates.items()
+                for n, x in rates
             ]
             for kind, rates in found.items()
         },
@@ -74,25 +75,33 @@ def _measure(config, seconds, devices, workers):
     environment = {**os.environ, "PYTHONPATH": _ROOT}
     environment.pop("TF_CONFIG", None)
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(workers)]}
-    children = []
-    for index in range(workers):
-        if workers > 1:
-            place = {"cluster": cluster, "task": {"type": "worker", "index": index}}
-            environment = {**environment, "TF_CONFIG": json.dumps(place)}
-        children.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "selfie_tf.scaling", task],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    outputs = [child.communicate() for child in children]
-    for child, (_, err) in zip(children, outputs):
-        if child.returncode:
-            raise UserError(f"a process of {max(devices, workers)} replicas failed: {err[-1000:]}")
-    return json.loads(outputs[0][0].splitlines()[-1])
+    children, outputs = [], []
+    try:
+        for index in range(workers):
+            if workers > 1:
+                place = {"cluster": cluster, "task": {"type": "worker", "index": index}}
+                environment = {**environment, "TF_CONFIG": json.dumps(place)}
+            outputs.append([tempfile.TemporaryFile("w+") for _ in range(2)])
+            command = [sys.executable, "-m", "selfie_tf.scaling", task]
+            out, err = outputs[-1]
+            children.append(subprocess.Popen(command, env=environment, stdout=out, stderr=err))
+        while any(child.poll() is None for child in children):
+            if any(child.poll() for child in children):
+                break  # the others would wait for it
+            time.sleep(0.05)
+        texts = [[file.seek(0) or file.read() for file in pair] for pair in outputs]
+        for child, (_, err) in zip(children, texts):
+            if child.poll():
+                last = (err.splitlines() or [f"code {child.returncode}"])[-1]
+                raise UserError(last.removeprefix("error: "))
+        return json.loads(texts[0][0].splitlines()[-1])
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+        for pair in outputs:
+            for file in pair:
+                file.close()
 
 
 def free_ports(count: int) -> list:
@@ -142,7 +151,11 @@ def _images_per_second(config, seconds, devices):
 
 
 if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    rate = _images_per_second(from_dict(given["config"]), given["seconds"], given["devices"])
-    print(json.dumps(rate), flush=True)
-    os._exit(0)  # workers' servers may not let go
+    given, code = json.loads(sys.argv[1]), 0
+    try:
+        rate = _images_per_second(from_dict(given["config"]), given["seconds"], given["devices"])
+        print(json.dumps(rate), flush=True)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        code = 1
+    os._exit(code)  # workers' servers may not let go

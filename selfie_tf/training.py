@@ -59,22 +59,10 @@ def run_in_workdir(config, workdir: str, strategy, open_source, body) -> dict:
         except (OSError, tf.errors.OpError) as error:
             if source.failure is not None:  # tf.data wraps it in an error of its own
                 raise source.failure from None
-            if "No space left" in str(error):
-                raise UserError(
-                    f"--workdir={workdir}: no space left ({distribute.first_line(error)}); make "
-                    "room, and the same command resumes at the last checkpoint"
-                ) from error
-            if distribute.num_workers(strategy) > 1 and isinstance(error, _OF_LOST_WORKERS):
-                raise UserError(
-                    f"another worker was lost ({distribute.first_line(error)}); start all workers "
-                    "again with the same command, and they go on at the last checkpoint"
-                ) from error
-            if isinstance(error, tf.errors.ResourceExhaustedError):
-                raise UserError(
-                    f"out of memory ({distribute.first_line(error)}); lower "
-                    f"--config.train.batch_size={config.train.batch_size}"
-                ) from error
-            raise
+            explanation = _explain(error, config, workdir, strategy)
+            if explanation is None:
+                raise
+            raise UserError(explanation) from error
         result = {
             **result,
             "steps": config.train.steps,
@@ -86,6 +74,24 @@ def run_in_workdir(config, workdir: str, strategy, open_source, body) -> dict:
         return result
     finally:
         directory.close()
+
+
+def _explain(error, config, workdir, strategy):
+    """What the user can do about an error of the system's; None if that is not known."""
+    line = distribute.first_line(error)
+    if "No space left" in str(error):
+        return (
+            f"--workdir={workdir}: no space left ({line}); make room, and the same command resumes "
+            "at the last checkpoint"
+        )
+    if distribute.num_workers(strategy) > 1 and isinstance(error, _OF_LOST_WORKERS):
+        return (
+            f"another worker was lost, or storage ({line}); start all workers again with the same "
+            "command, and they go on at the last checkpoint"
+        )
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        return f"out of memory ({line}); lower --config.train.batch_size={config.train.batch_size}"
+    return None
 
 
 def prepare(config, strategy) -> None:

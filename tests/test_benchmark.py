@@ -100,6 +100,7 @@ def test_what_distribution_costs(tmp_path):
         ("--virtual_devices=1,3", ["3 replicas", "batch of 4", "--batch_size"]),
         ("--workers=0", ["0 replicas"]),
         ("--workers=two", ["--workers=two", "1,2,4"]),
+        ("--seconds=0", ["--seconds=0"]),
     ],
 )
 def test_replicas_that_cannot_be(flag, expected):

@@ -436,6 +436,10 @@ def test_workers_decode_their_own_records_of_tfds_alone(monkeypatch):
         assert len(found) == 250
         assert all(first <= p % 500 < first + 125 for p in parsed)
         seen |= found
+        parsed.clear()
+        held_out = source.held_out_images(Rows(500, first, 125)).take(250)
+        assert [int(p) % 500 for p, _, _ in held_out] == 2 * list(range(first, first + 125))
+        assert all(first <= p % 500 < first + 125 for p in parsed)
     assert seen == expected
 
 

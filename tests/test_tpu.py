@@ -104,15 +104,16 @@ def test_the_traced_step_computes_what_training_computes():
 def test_each_core_drops_other_units():
     """The replica's id is an input of the step, not a constant of it."""
 
-    def masks(replica_id):
-        strategy = ReplicaStrategy(2)
-        with strategy.scope():
-            model = build_pretrainer(make_config(Config))
-        dropout = next(m for m in model.submodules if type(m).__name__ == "StatelessDropout")
-        seed = strategy.run(dropout._next_seed, args=(replica_id,))
-        return seed.numpy().tolist()
+    config = make_config(Config)
+    (batch,) = training_batches(ShapesSource(16), config, rows=Rows(4)).take(1)
 
-    assert masks(tf.constant(0)) != masks(tf.constant(1))
+    def loss(replica_id):
+        keras.utils.set_random_seed(3)
+        step = TrainStep(config, cores=1)
+        function = step.function(step.batch_spec(4))
+        return float(function(tf.constant(replica_id), *tf.nest.flatten(batch))["loss"])
+
+    assert loss(0) == loss(0) != loss(1)
 
 
 def slip_in(monkeypatch, extra):
@@ -147,6 +148,35 @@ def test_a_py_function_in_the_step_is_rejected(monkeypatch):
     assert "PyFunc" in result["reason"]
 
 
+@pytest.mark.parametrize(
+    "draw", [lambda x: tf.random.uniform(x.shape), lambda x: tf.nn.dropout(x, 0.5)]
+)
+def test_random_numbers_that_no_checkpoint_holds_are_found(draw, monkeypatch):
+    slip_in(monkeypatch, draw)
+    result = check.check(TrainStep(make_config(Config), 8), ABOUT, 4)
+    assert result["status"] == check.PROBLEMS and "random numbers" in result["problems"][0]
+
+
+@pytest.mark.parametrize(
+    "changed, problem",
+    [
+        ({}, None),
+        ({"all_reduces": 0}, "not summed over the cores"),
+        ({"updated_in_place": 1}, "of 376 variables 1 are updated in place"),
+    ],
+)
+def test_what_the_compiler_made_of_the_step(changed, problem, monkeypatch):
+    compiled = {"argument_bytes": 2**30, "new_output_bytes": 2**31, "temporary_bytes": 2**32}
+    compiled |= {"program_bytes": 2**33 - 5, "all_reduces": 1, "updated_in_place": 376}
+    monkeypatch.setattr(check, "_in_child", lambda *_: {**compiled, **changed})
+    result = check.check(TrainStep(make_config(Config), 8), ABOUT, 4)
+    assert result["headroom_bytes"] == 2**34 - 2**30 - 2**31 - 2**32 - 2**33 + 5
+    if problem is None:
+        assert result["status"] == check.OK
+    else:
+        assert result["status"] == check.PROBLEMS and problem in result["problems"][0]
+
+
 def test_float64_is_found():
     config = make_config(Config)
     config.train.precision = "float64"
@@ -178,6 +208,8 @@ def test_problems_in_hlo(line, expected):
         (200, 0, 64, 200, 208),
         (207, 40, 64, 200, 208),
         (63, 0, 64, 56, 64),
+        (8, 0, 23, 8, 16),
+        (33, 0, 45, 32, 40),
         (8, 0, 64, 8, 16),
         (5, 0, 64, None, 8),
         (4000, 300, 64, 3840, 4096),  # at most a sixteenth below and above the limit
@@ -210,6 +242,19 @@ def test_the_search_ends_at_what_no_batch_can_mend(monkeypatch):
 
     monkeypatch.setattr(check, "check", fake)
     assert check.largest(None, ABOUT, 64)["batch_per_core"] == 64
+
+
+def test_the_search_keeps_the_best_when_the_compiler_dies(monkeypatch):
+    def fake(step, about, batch):
+        if batch > 64:
+            reason = "the compiler ended with code -9"
+            return {"batch_per_core": batch, "status": check.REJECTED, "reason": reason}
+        sizes = {"temporary_bytes": 100, "headroom_bytes": 1000}
+        return {"batch_per_core": batch, "status": check.OK, **sizes}
+
+    monkeypatch.setattr(check, "check", fake)
+    result = check.largest(None, ABOUT, 64)
+    assert (result["batch_per_core"], result["refused_batch_per_core"]) == (64, 72)
 
 
 def test_without_the_compiler_one_line_says_how_to_get_it(monkeypatch):
@@ -280,6 +325,8 @@ def test_float64_exits_with_3():
         (["--config.train.batch_size=12"], ["batch_size=12", "8 cores", "--batch_per_core"]),
         (["--batch_per_core=-1"], ["--batch_per_core"]),
         (["--json=/no/such/folder/x.json"], ["--json=/no/such/folder/x.json"]),
+        (["--json=/tmp"], ["--json=/tmp", "expected a file"]),
+        (["--topology="], ["--topology is empty"]),
     ],
 )
 def test_mistakes(flags, expected):

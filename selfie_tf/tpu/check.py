@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tempfile
 
+import tensorflow as tf
+
 from selfie_tf.errors import UserError
 from selfie_tf.tpu import compiler
 from selfie_tf.tpu.lowering import TrainStep
@@ -55,7 +57,7 @@ def check(step: TrainStep, about: dict, batch_per_core: int) -> dict:
     result = {**about, "batch_per_core": batch_per_core}
     try:
         lowered = step.lower(batch_per_core)
-    except Exception as error:  # TensorFlow's bridge raises errors of many kinds
+    except (ValueError, tf.errors.OpError) as error:
         return {**result, "status": REJECTED, "reason": _shorten(str(error))}
     result |= {
         "batch_dtypes": lowered.batch_dtypes,
@@ -73,7 +75,23 @@ def check(step: TrainStep, about: dict, batch_per_core: int) -> dict:
         return {**result, "status": REJECTED, "reason": _shorten(compiled["rejected"])}
     used = ("argument_bytes", "new_output_bytes", "temporary_bytes", "program_bytes")
     headroom = about["hbm_bytes"] - sum(compiled[name] for name in used)
-    return {**result, **compiled, "headroom_bytes": headroom, "status": OK}
+    result |= {**compiled, "headroom_bytes": headroom}
+    problems = _shortcomings(result)
+    if problems:
+        return {**result, "status": PROBLEMS, "problems": problems}
+    return {**result, "status": OK}
+
+
+def _shortcomings(result):
+    problems = []
+    if result["cores"] > 1 and not result["all_reduces"]:
+        problems.append("gradients are not summed over the cores")
+    if result["updated_in_place"] < result["variables_updated"]:
+        problems.append(
+            f"of {result['variables_updated']} variables {result['updated_in_place']} are updated "
+            "in place, the others take memory twice"
+        )
+    return problems
 
 
 def largest(step: TrainStep, about: dict, batch_per_core: int) -> dict:
@@ -88,14 +106,14 @@ def largest(step: TrainStep, about: dict, batch_per_core: int) -> dict:
       check that shows that none compiles.
     """
     best, refused = None, None
-    batch = max(_GRAIN, batch_per_core)
+    batch = max(_GRAIN, batch_per_core // _GRAIN * _GRAIN)
     while True:
         result = check(step, about, batch)
         logging.info("  %d images a core: %s", batch, result["status"])
         if result["status"] == OK:
             best, low = result, batch
-        elif result["status"] == REJECTED and _OUT_OF_MEMORY in result["reason"]:
-            refused = batch
+        elif best or result["status"] == REJECTED and _OUT_OF_MEMORY in result["reason"]:
+            refused = batch  # if a smaller one compiles, it is the size, whatever the words
         else:
             return result
         if best is None:

@@ -54,9 +54,9 @@ class _Extended(one_device_strategy.OneDeviceExtended):
         return self._replicas
 
     def _reduce_to(self, reduce_op, value, destinations, options):
+        if reduce_op != tf.distribute.ReduceOp.SUM:
+            raise NotImplementedError(f"{reduce_op}: replicas only sum here")
         value = tf.convert_to_tensor(value)
-        if reduce_op == tf.distribute.ReduceOp.MEAN:
-            value = value * tf.cast(1 / self._replicas, value.dtype)
         if self._replicas == 1:
             return value
         # The operation takes no float64; that there is some, `find_problems` sees all the same.
@@ -119,16 +119,11 @@ class TrainStep:
         """Lowers the step for one core's batch.
 
         Raises:
-          tf.errors.OpError: if there is something in it that XLA cannot compile.
+          ValueError, tf.errors.OpError: if there is something in it that XLA cannot compile.
         """
-        spec = self._batch_spec(batch_per_core)
+        spec = self.batch_spec(batch_per_core)
         leaves = tf.nest.flatten(spec)
-
-        @tf.function(jit_compile=True, autograph=False)
-        def step(replica_id, *leaves):
-            batch = tf.nest.pack_sequence_as(spec, leaves)
-            return self._strategy.run(self.model.train_step, args=(replica_id, batch))
-
+        step = self.function(spec)
         compiler_ir = step.experimental_get_compiler_ir(tf.TensorSpec([], tf.int32), *leaves)
         text = compiler_ir(stage="hlo")
         return Lowered(
@@ -140,7 +135,17 @@ class TrainStep:
             problems=find_problems(text),
         )
 
-    def _batch_spec(self, batch_size):
+    def function(self, spec):
+        """The step as a `tf.function` of (replica's id, the batch's tensors, flattened)."""
+
+        @tf.function(jit_compile=True, autograph=False)
+        def step(replica_id, *leaves):
+            batch = tf.nest.pack_sequence_as(spec, leaves)
+            return self._strategy.run(self.model.train_step, args=(replica_id, batch))
+
+        return step
+
+    def batch_spec(self, batch_size: int):
         """What the input pipeline yields; it depends on the config alone, not on the images."""
         finetuning = isinstance(self._config, FinetuneConfig)
         batches = labelled_batches if finetuning else training_batches
@@ -176,7 +181,7 @@ def find_problems(hlo: str) -> list:
         problems.append(f"calls to the host: {', '.join(host)}")
     calls = sorted(set(re.findall(r'custom_call_target="([^"]+)"', hlo)))
     if calls:
-        problems.append(f"custom calls, which this compiler may not have: {', '.join(calls)}")
-    if operations["rng-get-and-update-state"]:
+        problems.append(f"custom calls, which not every compiler has: {', '.join(calls)}")
+    if operations["rng"] or operations["rng-get-and-update-state"]:
         problems.append("random numbers with a state outside of the checkpoint")
     return problems
