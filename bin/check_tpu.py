@@ -77,8 +77,9 @@ def main():
                 json.dump(figures, file)
         except OSError as error:
             raise UserError(f"--json={JSON.value}: {error}") from error
-    print(textwrap.fill(check.MEANING, 100))
     statuses = {result["status"] for result in results}
+    if check.OK in statuses:
+        print(textwrap.fill(check.MEANING, 100))
     sys.stdout.flush()
     if check.REJECTED in statuses:
         sys.exit(1)

@@ -53,7 +53,7 @@ def make_optimizer(
 
     Returns:
       a Keras optimizer; LAMB is one of Keras's older kind (`keras.optimizers.legacy`), so use
-      `build`, `descend` and `current_learning_rate` here on either.
+      `build`, `apply_gradients` and `current_learning_rate` here on either.
 
     Raises:
       ValueError: on an unknown name.
@@ -76,7 +76,7 @@ def make_optimizer(
             beta_2,
             epsilon,
             weight_decay,
-            # The layers' own step lengths too are for kernels only, as in LAMB's paper.
+            # The layers' own step lengths too are for kernels only, as is usual.
             exclude_from_weight_decay=[_NO_KERNEL],
             exclude_from_layer_adaptation=[_NO_KERNEL],
         )
@@ -120,7 +120,7 @@ def _addons():
     except ImportError as error:
         raise UserError(
             "optimizer.name=lamb is TensorFlow Addons', which is not here or not for this "
-            "TensorFlow: with Python 3.11 or older, pip install -r requirements/addons.txt in an "
+            "TensorFlow: with Python 3.11, pip install -r requirements/addons.txt in an "
             "environment of its own; adamw needs nothing"
         ) from error
     return tensorflow_addons.optimizers

@@ -167,7 +167,7 @@ def table(results) -> str:
         ("- in place", lambda r: r["updated_in_place"]),
         ("GFLOP a core and step", lambda r: f"{r['gflop']:.0f}"),
         ("seconds to compile", lambda r: f"{r['compile_seconds']:.0f}"),
-        ("largest batch a core refused", lambda r: r["refused_batch_per_core"]),
+        ("smallest batch refused", lambda r: r["refused_batch_per_core"]),
     ]
     lines = []
     for name, value in rows:

@@ -105,7 +105,7 @@ class TrainStep:
     """
 
     def __init__(self, config, cores: int, num_classes: int = 1000):
-        self._config, self._cores = config, cores
+        self._config = config
         self._strategy = ReplicaStrategy(cores)
         keras.mixed_precision.set_global_policy(config.train.precision)
         with self._strategy.scope():
