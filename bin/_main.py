@@ -81,6 +81,15 @@ def run(main, log_stream=sys.stdout) -> None:
         _fail("interrupted", 128 + signal.SIGINT)
 
 
+def end_on_sigterm() -> None:
+    """SIGTERM ends the command with its child processes, as Ctrl-C does; exits with 143."""
+
+    def end(signum, _):
+        raise Interrupted(signum, "terminated")
+
+    signal.signal(signal.SIGTERM, end)
+
+
 def _fail(message, code):
     if "--debug" in sys.argv:
         logging.exception("")

@@ -37,6 +37,7 @@ def main():
     if DEVICES.value or WORKERS.value:
         from selfie_tf.scaling import scaling
 
+        _main.end_on_sigterm()
         config.data.name = "builtin:shapes"
         result = scaling(config, SECONDS.value, numbers(DEVICES), numbers(WORKERS))
     else:

@@ -33,6 +33,7 @@ JSON = flags.DEFINE_string("json", "", "File to write the figures to.")
 
 
 def main():
+    _main.end_on_sigterm()
     from selfie_tf.tpu import check
 
     config = _main.CONFIG.value

@@ -6,7 +6,7 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):
-    """Training was stopped by a signal after its state was saved.
+    """A signal stopped the process: training, after its state was saved, or a command.
 
     Attributes:
       signum: the signal's number; the process exits with 128 + signum.

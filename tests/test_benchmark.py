@@ -1,7 +1,10 @@
 import json
+import os
+import signal
 
 import pytest
-from conftest import TINY, run
+from conftest import TINY, run, start
+from runs import wait_for
 
 from selfie_tf.benchmark import benchmark, decoder_flop, gflop_per_image, patch_network_flop
 from selfie_tf.config import Config, PatchFormerConfig
@@ -107,3 +110,19 @@ def test_replicas_that_cannot_be(flag, expected):
     code, _, err = run(*SMALL, flag, command="bin/benchmark.py")
     assert code == 1 and "Traceback" not in err
     assert all(part in err.splitlines()[-1] for part in expected), err
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="looks for children in /proc")
+def test_sigterm_leaves_no_process_behind():
+    process = start(*SMALL, "--workers=2", command="bin/benchmark.py")
+
+    def children():
+        with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+            return file.read().split()
+
+    wait_for(children, process)
+    found = children()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and err.splitlines()[-1] == "error: terminated"
+    assert not any(os.path.exists(f"/proc/{child}") for child in found)

@@ -68,7 +68,7 @@ def check(step: TrainStep, about: dict, batch_per_core: int) -> dict:
     if lowered.problems:
         return {**result, "status": PROBLEMS, "problems": lowered.problems}
     with tempfile.NamedTemporaryFile(suffix=".hlo") as file:
-        file.write(lowered.hlo)
+        file.write(lowered.serialize())
         file.flush()
         compiled = _in_child(about["topology"], file.name)
     if "rejected" in compiled:

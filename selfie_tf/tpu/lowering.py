@@ -7,6 +7,7 @@ does to the step while it traces is done by `ReplicaStrategy` here.
 import collections
 import dataclasses
 import re
+from collections.abc import Callable
 
 import tensorflow as tf
 import tf_keras as keras
@@ -78,8 +79,8 @@ class Lowered:
     """A train step in HLO.
 
     Attributes:
-      hlo: the serialized HLO module; its parameters are the replica's id, the batch and all
-        variables, each of these with the output that replaces it.
+      serialize: makes the serialized HLO module, lowering the step once more; its parameters are
+        the replica's id, the batch and all variables, each with the output that replaces it.
       all_reduces: sums over replicas.
       variables_updated: variables of which the step makes new values.
       batch_bytes: of one core's batch, as it comes from the host.
@@ -87,7 +88,7 @@ class Lowered:
       problems: what a TPU's compiler would take and a TPU's step should not have, in words.
     """
 
-    hlo: bytes
+    serialize: Callable[[], bytes]
     all_reduces: int
     variables_updated: int
     batch_bytes: int
@@ -127,7 +128,7 @@ class TrainStep:
         compiler_ir = step.experimental_get_compiler_ir(tf.TensorSpec([], tf.int32), *leaves)
         text = compiler_ir(stage="hlo")
         return Lowered(
-            hlo=compiler_ir(stage="hlo_serialized"),
+            serialize=lambda: compiler_ir(stage="hlo_serialized"),
             all_reduces=count_operations(text)["all-reduce"],
             variables_updated=text.split("\n", 1)[0].count("-alias)"),
             batch_bytes=sum(s.shape.num_elements() * s.dtype.size for s in leaves),
