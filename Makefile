@@ -88,7 +88,7 @@ check-tpu: test-aot
 TABLE := selfie_cifar10 selfie_imagenet32 selfie_imagenet224 patchformer_imagenet224 finetune_imagenet224
 FIGURES := $(TABLE:%=build/tpu/%.json)
 
-build/tpu/%.json: configs/%.py | $(VENV)-aot/.installed
+build/tpu/%.json: configs/%.py $(wildcard selfie_tf/*.py selfie_tf/*/*.py) | $(VENV)-aot/.installed
 	mkdir -p build/tpu
 	$(VENV)-aot/bin/python bin/check_tpu.py --config=$< --json=$@ \
 	  --config.train.precision=mixed_bfloat16 \

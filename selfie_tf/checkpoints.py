@@ -25,15 +25,16 @@ class Checkpointer:
       directory: holds the checkpoints.
       checkpoint: what to save; its variables must all exist.
       keep: number of newest checkpoints to keep.
-      is_chief: whether this process writes. With several workers every one must call `save`, as
-        the reading of variables may be collective; the others' files are thrown away.
+      scratch: "" in the process that writes. With several workers every one must call `save`, as
+        the reading of variables may be collective; the others' files are thrown away, and this
+        is the folder for them, another one for each.
     """
 
     def __init__(
-        self, directory: str, checkpoint: tf.train.Checkpoint, keep: int = 3, is_chief: bool = True
+        self, directory: str, checkpoint: tf.train.Checkpoint, keep: int = 3, scratch: str = ""
     ):
         self._directory, self._checkpoint = directory, checkpoint
-        self._keep, self._is_chief = keep, is_chief
+        self._keep, self._scratch = keep, scratch
 
     def steps(self) -> list:
         """Steps of the complete checkpoints, ascending; not yet verified."""
@@ -49,8 +50,8 @@ class Checkpointer:
 
     def save(self, step: int) -> None:
         """Writes the checkpoint of `step`, then removes the oldest and any cut-short ones."""
-        if not self._is_chief:
-            scratch = os.path.join(self._directory, f"scratch-{os.getpid()}")
+        if self._scratch:
+            scratch = os.path.join(self._directory, self._scratch)
             self._checkpoint.write(os.path.join(scratch, "state"))
             tf.io.gfile.rmtree(scratch)
             return

@@ -87,6 +87,26 @@ def num_workers(strategy: tf.distribute.Strategy) -> int:
     return sum(spec.num_tasks(job) for job in spec.jobs if job in ("chief", "worker"))
 
 
+def worker_name(strategy: tf.distribute.Strategy) -> str:
+    """A name that no other worker of the run has; "" if there are none."""
+    if num_workers(strategy) == 1:
+        return ""
+    return f"{strategy.cluster_resolver.task_type}-{strategy.cluster_resolver.task_id}"
+
+
+def gather(strategy: tf.distribute.Strategy, value: int) -> list:
+    """Every worker's `value`; all of them must call this. Without workers, `value` alone."""
+    if num_workers(strategy) == 1:
+        return [value]
+    mine = tf.constant([value], tf.int64)
+
+    @tf.function
+    def gathered():
+        return strategy.run(lambda: tf.distribute.get_replica_context().all_gather(mine, axis=0))
+
+    return strategy.experimental_local_results(gathered())[0].numpy().tolist()
+
+
 def per_replica_batch(strategy: tf.distribute.Strategy, batch_size: int) -> int:
     """The part of the global batch that one replica sees.
 

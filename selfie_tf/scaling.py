@@ -1,7 +1,7 @@
 """What distribution costs on this machine: one global batch, over ever more replicas.
 
-Replicas here share the processor's cores, so this is the overhead of dividing the work, not a
-speed-up; a ratio of 1 is none.
+Replicas here share the processor's cores (GPUs are left out), so this is the overhead of dividing
+the work, not a speed-up; a ratio of 1 is none.
 """
 
 import json
@@ -72,7 +72,8 @@ def scaling(config: PretrainConfig, seconds: float, virtual_devices: list, worke
 def _measure(config, seconds, devices, workers):
     """Images/s of the step, from the first of `workers` processes."""
     task = json.dumps({"config": to_dict(config), "seconds": seconds, "devices": devices})
-    environment = {**os.environ, "PYTHONPATH": _ROOT}
+    # No GPUs: the CPU split into several replicas has none, so nothing else may have one.
+    environment = {**os.environ, "PYTHONPATH": _ROOT, "CUDA_VISIBLE_DEVICES": "-1"}
     environment.pop("TF_CONFIG", None)
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(workers)]}
     children, outputs = [], []
@@ -94,7 +95,10 @@ def _measure(config, seconds, devices, workers):
             if child.poll():
                 last = (err.splitlines() or [f"code {child.returncode}"])[-1]
                 raise UserError(last.removeprefix("error: "))
-        return json.loads(texts[0][0].splitlines()[-1])
+        rate, replicas = json.loads(texts[0][0].splitlines()[-1])
+        if replicas != devices * workers:
+            raise RuntimeError(f"{replicas} replicas, not {devices * workers}")
+        return rate
     finally:
         for child in children:
             child.kill()
@@ -116,6 +120,7 @@ def free_ports(count: int) -> list:
 
 
 def _images_per_second(config, seconds, devices):
+    """Images/s of all replicas, and how many they are."""
     strategy = distribute.make_strategy(virtual_devices=devices if devices > 1 else 0)
     keras.mixed_precision.set_global_policy(config.train.precision)
     with strategy.scope():
@@ -147,14 +152,15 @@ def _images_per_second(config, seconds, devices):
     longest = strategy.run(lambda: context().all_reduce("mean", rehearsal))
     longest = strategy.experimental_local_results(longest)[0]
     count = max(3, round(seconds / float(longest)))
-    return config.train.batch_size * count / take(count)
+    return config.train.batch_size * count / take(count), strategy.num_replicas_in_sync
 
 
 if __name__ == "__main__":
     given, code = json.loads(sys.argv[1]), 0
     try:
-        rate = _images_per_second(from_dict(given["config"]), given["seconds"], given["devices"])
-        print(json.dumps(rate), flush=True)
+        config = from_dict(given["config"])
+        measured = _images_per_second(config, given["seconds"], given["devices"])
+        print(json.dumps(measured), flush=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         code = 1

@@ -1,6 +1,7 @@
 """What every kind of run shares: the work directory, resuming, fitting, logging, stopping."""
 
 import dataclasses
+import json
 import logging
 import math
 import os
@@ -9,6 +10,7 @@ import subprocess
 import threading
 import time
 import typing
+import zlib
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +19,7 @@ import tf_keras as keras
 import selfie_tf
 from selfie_tf import distribute, optimizers, savedmodel
 from selfie_tf.checkpoints import Checkpointer
-from selfie_tf.config import FinetuneConfig, PretrainConfig, from_dict
+from selfie_tf.config import FinetuneConfig, PretrainConfig, from_dict, to_dict
 from selfie_tf.data.sources import Rows
 from selfie_tf.errors import Interrupted, UserError
 from selfie_tf.workdir import WorkDir, read_json
@@ -55,6 +57,7 @@ def run_in_workdir(config, workdir: str, strategy, open_source, body) -> dict:
         source = open_source()
         started = time.time()
         try:
+            _check_workers_agree(config, strategy, source)
             result = body(directory, source)
         except (OSError, tf.errors.OpError) as error:
             if source.failure is not None:  # tf.data wraps it in an error of its own
@@ -76,6 +79,19 @@ def run_in_workdir(config, workdir: str, strategy, open_source, body) -> dict:
         directory.close()
 
 
+def _check_workers_agree(config, strategy, source):
+    """Before anything of the run is written. Workers that differ would train on, and wrongly."""
+    same = {
+        "configs: start all of them with the same command": json.dumps(to_dict(config)),
+        f"images in data.name={config.data.name}: give all of them the very same files": (
+            source.fingerprint
+        ),
+    }
+    for what, value in same.items():
+        if len(set(distribute.gather(strategy, zlib.crc32(value.encode())))) > 1:
+            raise UserError(f"the workers have different {what}")
+
+
 def _explain(error, config, workdir, strategy):
     """What the user can do about an error of the system's; None if that is not known."""
     line = distribute.first_line(error)
@@ -84,10 +100,12 @@ def _explain(error, config, workdir, strategy):
             f"--workdir={workdir}: no space left ({line}); make room, and the same command resumes "
             "at the last checkpoint"
         )
-    if distribute.num_workers(strategy) > 1 and isinstance(error, _OF_LOST_WORKERS):
+    tpu, workers = distribute.is_tpu(strategy), distribute.num_workers(strategy) > 1
+    if (tpu or workers) and isinstance(error, _OF_LOST_WORKERS):
         return (
-            f"another worker was lost, or storage ({line}); start all workers again with the same "
-            "command, and they go on at the last checkpoint"
+            f"{'the TPU' if tpu else 'another worker'} was lost, or storage ({line}); give the "
+            f"same command again{'' if tpu else ', for all workers'}: it goes on at the last "
+            "checkpoint"
         )
     if isinstance(error, tf.errors.ResourceExhaustedError):
         return f"out of memory ({line}); lower --config.train.batch_size={config.train.batch_size}"
@@ -272,12 +290,18 @@ class Loop:
             directory.join("checkpoints"),
             tf.train.Checkpoint(model=model, optimizer=model.optimizer),
             config.train.keep_checkpoints,
-            distribute.is_chief(strategy),
+            "" if distribute.is_chief(strategy) else f"scratch-{distribute.worker_name(strategy)}",
         )
         logging.info(
             "%s; %.2f M trainable weights", distribute.describe(strategy), num_weights(model) / 1e6
         )
         self.step = self.resumed_at = self._checkpointer.restore()
+        steps = distribute.gather(strategy, self.step)
+        if len(set(steps)) > 1:
+            raise UserError(
+                f"the workers' checkpoints are of different steps {steps}: --workdir="
+                f"{directory.path} must be a folder that all of them share"
+            )
         if self.step:
             logging.info("resuming at step %d of %d", self.step, config.train.steps)
 
@@ -292,7 +316,8 @@ class Loop:
         self._directory.rewind(self.step)
         if self.step == steps:
             return
-        with Stop() as stop:
+        alone = distribute.num_workers(self._strategy) == 1
+        with Stop("saving, then stopping" if alone else "stopping, without saving") as stop:
             progress = Progress(
                 self._config,
                 self._directory,
@@ -360,13 +385,16 @@ def versions() -> dict:
 
 
 class Stop:
-    """Notes SIGTERM and SIGINT, so that training saves and stops at the next step.
+    """Notes SIGTERM and SIGINT, so that training stops at the next step.
 
     A second signal of the kind acts at once, as without this.
+
+    Args:
+      answer: a line for stderr, that says what will be done.
     """
 
-    def __init__(self):
-        self.signum, self._previous = None, {}
+    def __init__(self, answer: str):
+        self.signum, self._answer, self._previous = None, answer, {}
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
@@ -380,7 +408,7 @@ class Stop:
 
     def _note(self, signum, _):
         self.signum = signum
-        os.write(2, b"saving at the next step, then stopping\n")
+        os.write(2, f"{self._answer}\n".encode())
         signal.signal(signum, self._previous[signum])
 
 

@@ -60,12 +60,14 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.01)
 
 
-def start_workers(*flags, command="bin/pretrain.py", count=2):
+def start_workers(*flags, command="bin/pretrain.py", count=2, own=None):
+    """Starts TF_CONFIG processes; `own` has a list of more flags for each."""
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(count)]}
     tasks = [{"type": "worker", "index": i} for i in range(count)]
     return [
         start(
             *flags,
+            *(own[task["index"]] if own else ()),
             command=command,
             env={"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})},
         )

@@ -89,7 +89,7 @@ def test_another_model_is_refused(tmp_path, kind):
 
 def test_workers_beside_the_chief_leave_nothing(tmp_path):
     checkpoint = tf.train.Checkpoint(v=tf.Variable([1.0]))
-    Checkpointer(str(tmp_path), checkpoint, is_chief=False).save(7)
+    Checkpointer(str(tmp_path), checkpoint, scratch="scratch-worker-1").save(7)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,7 +16,7 @@ from selfie_tf.data.sources import Rows, ShapesSource
 from selfie_tf.errors import UserError
 from selfie_tf.models.selfie import SelfiePretrainer
 from selfie_tf.pretraining import build_pretrainer
-from selfie_tf.tpu import check, report
+from selfie_tf.tpu import check, lowering, report
 from selfie_tf.tpu.lowering import Lowered, ReplicaStrategy, TrainStep, find_problems
 from selfie_tf.training import compile_model
 
@@ -58,7 +58,7 @@ def test_the_steps_lower_with_static_shapes_and_uint8_images(kind, images):
     assert lowered.problems == []
     assert lowered.all_reduces == len(step.model.trainable_variables)  # the gradients alone
     dtypes = tf.nest.flatten(lowered.batch_dtypes)
-    assert dtypes.count("uint8") == images and "float32" not in dtypes
+    assert dtypes.count("uint8") == images and set(dtypes) <= {"uint8", "int32", "int64"}
     # All of them (metrics are among the model's), and the optimizer's learning rate of the moment.
     written = len(step.model.variables) + len(step.model.optimizer.variables) + 1
     assert lowered.variables_updated == written
@@ -72,6 +72,23 @@ def test_synchronized_batch_statistics_are_summed_over_cores_too():
     # Forward the sum, the sum of squares and the count; backward at least the gradients of two.
     gradients = len(step.model.trainable_variables)
     assert step.lower(4).all_reduces >= gradients + 4 * norms
+
+
+def test_gradients_that_are_not_summed_over_cores_are_found(monkeypatch):
+    """Also where synchronised batch statistics are."""
+    reduce_to = lowering._Extended._reduce_to
+
+    def forgetful(self, reduce_op, value, *rest):
+        return value if len(value.shape) == 4 else reduce_to(self, reduce_op, value, *rest)
+
+    monkeypatch.setattr(lowering._Extended, "_reduce_to", forgetful)
+    config = make_config(Config)
+    config.model.norm_synchronized = True
+    step = TrainStep(config, 8)
+    weights = step.model.trainable_variables
+    kernels = sum(len(weight.shape) == 4 for weight in weights)
+    expected = f"{kernels} of {len(weights)} gradients are not summed over the cores"
+    assert step.lower(4).problems == [expected]
 
 
 def test_the_traced_step_computes_what_training_computes():
@@ -166,7 +183,6 @@ def test_random_numbers_that_no_checkpoint_holds_are_found(draw, monkeypatch):
     "changed, problem",
     [
         ({}, None),
-        ({"all_reduces": 0}, "not summed over the cores"),
         ({"updated_in_place": 1}, "of 376 variables 1 are updated in place"),
     ],
 )
@@ -315,6 +331,18 @@ def test_a_batch_that_does_not_fit_is_refused_for_memory():
     code, _, err = run(*flags, PRECISION, "--batch_per_core=65536", command=COMMAND)
     assert code == 1
     assert "RESOURCE_EXHAUSTED" in err and "15.48G" in err
+
+
+@needs_compiler
+def test_the_largest_batch_by_the_compiler(tmp_path):
+    path = tmp_path / "figures.json"
+    flags = [*TINY, PRECISION, "--largest", "--topology=v2:2x2", f"--json={path}"]
+    code, out, err = run(*flags, command=COMMAND)
+    assert code == 0, err
+    (found,) = json.loads(path.read_text())["checks"]
+    assert 1000 < found["batch_per_core"] < found["refused_batch_per_core"]
+    assert 0 <= found["headroom_bytes"] < 2**30
+    assert "smallest batch refused" in out
 
 
 @needs_compiler

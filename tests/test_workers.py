@@ -1,21 +1,23 @@
-"""Four TF_CONFIG processes on this machine: one run, lost workers and all."""
+"""Several TF_CONFIG processes on this machine: one run, lost workers and all."""
 
 import json
 import os
 import random
+import shutil
 import time
+import types
+import zlib
 
 import pytest
+import tensorflow as tf
 from conftest import TINY, run
 from runs import SELFIE_PARITY, assert_close, log_points, start_workers, wait_for
 
+from selfie_tf import distribute, training
+from selfie_tf.errors import UserError
+
 # Saved every four steps, and logged, so that a run can be killed where one wants it.
 FLAGS = [*TINY, *SELFIE_PARITY, "--config.train.checkpoint_every=4"]
-COUNT = 4
-
-
-def start_all(workdir):
-    return start_workers(*FLAGS, f"--workdir={workdir}", count=COUNT)
 
 
 def wait_for_log(workdir, step, process):
@@ -38,9 +40,13 @@ def one_replica(tmp_path_factory):
 
 
 @pytest.mark.timeout(1500)
-def test_four_workers_killed_one_and_all_end_as_one_replica(one_replica, tmp_path):
-    victim = random.Random(time.time_ns()).randrange(COUNT)
-    processes = start_all(tmp_path)
+@pytest.mark.parametrize("count", [2, 4])
+def test_workers_killed_one_and_all_end_as_one_replica(count, one_replica, tmp_path):
+    def start_all():
+        return start_workers(*FLAGS, f"--workdir={tmp_path}", count=count)
+
+    victim = random.Random(time.time_ns()).randrange(count)
+    processes = start_all()
     try:
         wait_for_log(tmp_path, 8, processes[0])  # so the checkpoint of step 4 is whole
         processes[victim].kill()
@@ -54,23 +60,66 @@ def test_four_workers_killed_one_and_all_end_as_one_replica(one_replica, tmp_pat
         end(processes)
     assert not (tmp_path / "result.json").exists()
 
-    processes = start_all(tmp_path)
+    processes = start_all()
     try:
         wait_for_log(tmp_path, 12, processes[0])
     finally:
         end(processes)
 
-    processes = start_all(tmp_path)
+    processes = start_all()
     for process in processes:
         out, err = process.communicate(timeout=500)
         assert process.returncode == 0, err
-        assert "4 replica(s)" in out and "resuming at step" in out
+        assert f"{count} replica(s)" in out and "resuming at step" in out
     assert_close(tmp_path, one_replica)
     # Written by the chief alone.
     assert [point["step"] for point in log_points(tmp_path)] == [4, 8, 12, 16]
-    assert sorted(os.listdir(tmp_path / "checkpoints"))[-1] == "step-00000016"
+    kept = sorted(os.listdir(tmp_path / "checkpoints"))
+    assert kept == ["step-00000008", "step-00000012", "step-00000016"]
     found, expected = (
         json.loads((path / "result.json").read_text()) for path in (tmp_path, one_replica)
     )
     assert found["held_out_loss"] == pytest.approx(expected["held_out_loss"], abs=1e-5)
     assert found["resumed_at"] >= 8
+
+
+@pytest.mark.parametrize(
+    "own, expected",
+    [
+        ([["--config.train.steps=8"], []], "different configs"),
+        ([["--workdir={tmp}/one"], ["--workdir={tmp}/two"]], "different steps [12, 0]"),
+    ],
+)
+def test_workers_that_differ_stop(own, expected, one_replica, tmp_path):
+    shutil.copytree(one_replica, tmp_path / "one")
+    (tmp_path / "one" / "result.json").unlink()
+    shutil.rmtree(tmp_path / "one" / "checkpoints" / "step-00000016")
+    own = [[flag.format(tmp=tmp_path) for flag in flags] for flags in own]
+    processes = start_workers(*FLAGS, f"--workdir={tmp_path}/shared", own=own)
+    try:
+        for process in processes:
+            _, err = process.communicate(timeout=200)
+            assert process.returncode == 1 and "Traceback" not in err
+            assert expected in err.splitlines()[-1], err
+    finally:
+        end(processes)
+
+
+def test_workers_with_other_images_stop(tiny_config, monkeypatch):
+    here = types.SimpleNamespace(fingerprint="these")
+    there = zlib.crc32(b"those")
+
+    def gather(strategy, value):
+        return [value, there if value == zlib.crc32(b"these") else value]
+
+    monkeypatch.setattr(distribute, "gather", gather)
+    with pytest.raises(UserError, match="different images in data.name=builtin:shapes"):
+        training._check_workers_agree(tiny_config, None, here)
+
+
+def test_a_lost_tpu_is_one_line_that_says_what_to_do(tiny_config, monkeypatch):
+    monkeypatch.setattr(distribute, "is_tpu", lambda strategy: True)
+    error = tf.errors.UnavailableError(None, None, "Socket closed")
+    line = training._explain(error, tiny_config, "runs/x", tf.distribute.get_strategy())
+    assert line.startswith("the TPU was lost") and "Socket closed" in line
+    assert "same command" in line

@@ -74,6 +74,9 @@ class _Extended(one_device_strategy.OneDeviceExtended):
         return [self._reduce_to(reduce_op, v, d, options) for v, d in value_destination_pairs]
 
 
+_DEVICE = "/device:CPU:0"  # by default a GPU's bridge where there is one
+
+
 @dataclasses.dataclass
 class Lowered:
     """A train step in HLO.
@@ -106,7 +109,7 @@ class TrainStep:
     """
 
     def __init__(self, config, cores: int, num_classes: int = 1000):
-        self._config = config
+        self._config, self._cores = config, cores
         self._strategy = ReplicaStrategy(cores)
         keras.mixed_precision.set_global_policy(config.train.precision)
         with self._strategy.scope():
@@ -126,14 +129,15 @@ class TrainStep:
         leaves = tf.nest.flatten(spec)
         step = self.function(spec)
         compiler_ir = step.experimental_get_compiler_ir(tf.TensorSpec([], tf.int32), *leaves)
-        text = compiler_ir(stage="hlo")
+        text = compiler_ir(stage="hlo", device_name=_DEVICE)
+        gradients = [weight.shape for weight in self.model.trainable_variables]
         return Lowered(
-            serialize=lambda: compiler_ir(stage="hlo_serialized"),
+            serialize=lambda: compiler_ir(stage="hlo_serialized", device_name=_DEVICE),
             all_reduces=count_operations(text)["all-reduce"],
             variables_updated=text.split("\n", 1)[0].count("-alias)"),
             batch_bytes=sum(s.shape.num_elements() * s.dtype.size for s in leaves),
             batch_dtypes=tf.nest.map_structure(lambda s: s.dtype.name, spec),
-            problems=find_problems(text),
+            problems=find_problems(text, gradients if self._cores > 1 else ()),
         )
 
     def function(self, spec):
@@ -162,13 +166,24 @@ def count_operations(hlo: str) -> collections.Counter:
 _HOST = ("infeed", "outfeed", "send", "recv")
 
 
-def find_problems(hlo: str) -> list:
+def find_problems(hlo: str, summed=()) -> list:
     """Finds in HLO text what a TPU's compiler takes and a TPU's train step should not have.
+
+    Args:
+      hlo: before any optimization.
+      summed: shapes of what must be summed over the cores, each by itself.
 
     Returns:
       lines of text.
     """
     problems = []
+    sums = re.findall(r"= \w+\[([\d,]*)\]\S* all-reduce\(", hlo)
+    wanted = [",".join(map(str, shape)) for shape in summed]
+    missing = collections.Counter(wanted) - collections.Counter(sums)
+    if missing:
+        problems.append(
+            f"{missing.total()} of {len(wanted)} gradients are not summed over the cores"
+        )
     bounded = sorted(set(re.findall(r"\w+\[[^\]\n]*<=\d+[^\]\n]*\]", hlo)))
     if bounded:
         problems.append(

@@ -25,7 +25,7 @@ _HEAD = [
     "headroom",
     "all-reduces traced / combined",
     "in place",
-    "GFLOP a step",
+    "GFLOP a core and step",
     "estimated step",
     "estimated run",
     "chip-hours",
