@@ -52,7 +52,7 @@ def evaluate_finetuned(path: str, output: str, data_name: str = "", data_dir: st
             f"data.name={config.data.name} has the classes {_some(source.class_names)}, "
             f"{path} was trained for {_some(names)}"
         )
-    predict = tf.function(lambda images: run.model(images, training=False))
+    predict = tf.function(lambda images: run.model(images, training=False), autograph=False)
     logits, labels = _outputs(source, config.data, predict)
     top1 = top_k(logits, labels, 1).numpy()
     matrix = confusion_matrix(labels, np.argmax(logits, axis=-1), len(names))
@@ -228,7 +228,7 @@ def _probes(config, source, model, train_images):
     untrained = build_pretrainer(config)
     for key, network in (("pretrained", model), ("untrained", untrained)):
 
-        @tf.function
+        @tf.function(autograph=False)
         def features(images, network=network):
             return network.image_features(images, training=False)
 

@@ -266,7 +266,7 @@ class Evaluation:
             values.append(tf.cast(labels >= 0, tf.float32))
             return tf.stack([tf.reduce_sum(tf.cast(v, tf.float32)) for v in values])
 
-        @tf.function
+        @tf.function(autograph=False)
         def step(images, labels):
             return strategy.reduce("SUM", strategy.run(sums, args=(images, labels)), axis=None)
 

@@ -141,7 +141,7 @@ def answers(strategy, model):
     and cheap beside training.
     """
 
-    @tf.function
+    @tf.function(autograph=False)
     def logits(batch):
         per_replica = strategy.run(lambda x: model(x, training=False), args=(batch,))
         return strategy.experimental_local_results(per_replica)[0]

@@ -91,7 +91,7 @@ def _reusable(function, image_size, class_names):
     root = tf.train.Checkpoint()
     root.regularization_losses = []  # part of the interface
 
-    @tf.function
+    @tf.function(autograph=False)
     def call(images, training=False):
         return function(images, training)
 
@@ -113,7 +113,9 @@ def _reusable(function, image_size, class_names):
         }
 
     signatures = {
-        name: tf.function(serve, input_signature=[tf.TensorSpec(shape, dtype, "images")])
+        name: tf.function(
+            serve, input_signature=[tf.TensorSpec(shape, dtype, "images")], autograph=False
+        )
         for name, dtype in (("serving_default", tf.uint8), ("serving_float32", tf.float32))
     }
     if class_names:

@@ -12,6 +12,9 @@ class StepModel(keras.Model):
 
     A subclass sets `_arguments` (those of its constructor), calls `_make_metrics`, and has
     `outcomes`.
+
+    Steps are traced without AutoGraph: nothing in the models is Python control flow over tensors,
+    and rewriting each layer's source only takes time.
     """
 
     def _make_metrics(self, accuracy: str, weight_decay: float) -> None:
@@ -37,6 +40,7 @@ class StepModel(keras.Model):
             self.nonfinite_metric,
         ]
 
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, data) -> dict:
         """One optimizer step on the global batch."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -54,6 +58,7 @@ class StepModel(keras.Model):
         self.nonfinite_metric.update_state(1.0 - tf.cast(finite, tf.float32))
         return self._updated(losses, accuracies)
 
+    @tf.autograph.experimental.do_not_convert
     def test_step(self, data) -> dict:
         """Loss and accuracy of a batch."""
         result = self._updated(*self.outcomes(data, training=False))
