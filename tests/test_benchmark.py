@@ -84,16 +84,14 @@ SMALL = [*TINY, "--batch_size=4", "--seconds=0.1"]
 
 
 def test_what_distribution_costs(tmp_path):
-    flags = [*SMALL, "--virtual_devices=1,2", "--workers=2"]
+    flags = [*SMALL, "--virtual_devices=2", "--workers=2"]
     code, out, err = run(*flags, command="bin/benchmark.py")
     assert code == 0, err
     found = json.loads(out)
     mean = sum(found["one_replica_images_per_second"]) / 2
     assert found["batch_size"] == 4 and mean > 0
-    assert [r["replicas"] for r in found["virtual_devices"]] == [1, 2]
-    (workers,) = found["workers"]
-    assert workers["replicas"] == 2
-    for row in (*found["virtual_devices"], workers):
+    for (row,) in (found["virtual_devices"], found["workers"]):
+        assert row["replicas"] == 2
         assert row["to_one_replica"] == pytest.approx(row["images_per_second"] / mean)
 
 
@@ -117,8 +115,17 @@ def test_sigterm_leaves_no_process_behind():
     process = start(*SMALL, "--workers=2", command="bin/benchmark.py")
 
     def children():
+        """Those that measure; imports start others, for a moment."""
         with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
-            return file.read().split()
+            found = file.read().split()
+        return [child for child in found if b"selfie_tf.scaling" in command_line(child)]
+
+    def command_line(child):
+        try:
+            with open(f"/proc/{child}/cmdline", "rb") as file:
+                return file.read()
+        except OSError:
+            return b""
 
     wait_for(children, process)
     found = children()

@@ -18,7 +18,6 @@ from runs import (
     assert_close,
     assert_identical,
     losses,
-    start_workers,
     wait_for,
     weights,
 )
@@ -193,14 +192,6 @@ def one_replica(kind, tmp_path_factory):
 def test_two_virtual_replicas_train_as_one(kind, one_replica, tmp_path):
     out = finish(kind, tmp_path, *kind.parity, "--virtual_devices=2")
     assert "2 replica(s)" in out
-    assert_close(tmp_path, one_replica)
-
-
-def test_two_workers_train_as_one(kind, one_replica, tmp_path):
-    for process in start_workers(*kind.flags, *kind.parity, f"--workdir={tmp_path}"):
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err
-        assert "2 replica(s)" in out
     assert_close(tmp_path, one_replica)
 
 

@@ -10,14 +10,18 @@ import zlib
 
 import pytest
 import tensorflow as tf
-from conftest import TINY, run
-from runs import SELFIE_PARITY, assert_close, log_points, start_workers, wait_for
+from conftest import TINY, TINY_PATCHFORMER, run
+from runs import PARITY, SELFIE_PARITY, assert_close, log_points, start_workers, wait_for
 
 from selfie_tf import distribute, training
 from selfie_tf.errors import UserError
 
 # Saved every four steps, and logged, so that a run can be killed where one wants it.
-FLAGS = [*TINY, *SELFIE_PARITY, "--config.train.checkpoint_every=4"]
+EVERY = "--config.train.checkpoint_every=4"
+FLAGS = {
+    "selfie": [*TINY, *SELFIE_PARITY, EVERY],
+    "patchformer": [*TINY_PATCHFORMER, *PARITY, EVERY],
+}
 
 
 def wait_for_log(workdir, step, process):
@@ -33,17 +37,19 @@ def end(processes):
 
 @pytest.fixture(scope="module")
 def one_replica(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "one"
-    code, _, err = run(*FLAGS, f"--workdir={workdir}")
-    assert code == 0, err
-    return workdir
+    """{method: work directory of the same run in one process}."""
+    workdirs = {method: tmp_path_factory.mktemp("runs") / "one" for method in FLAGS}
+    for method, workdir in workdirs.items():
+        code, _, err = run(*FLAGS[method], f"--workdir={workdir}")
+        assert code == 0, err
+    return workdirs
 
 
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("count", [2, 4])
-def test_workers_killed_one_and_all_end_as_one_replica(count, one_replica, tmp_path):
+@pytest.mark.parametrize("method, count", [("patchformer", 2), ("selfie", 4)])
+def test_workers_killed_one_and_all_end_as_one_replica(method, count, one_replica, tmp_path):
     def start_all():
-        return start_workers(*FLAGS, f"--workdir={tmp_path}", count=count)
+        return start_workers(*FLAGS[method], f"--workdir={tmp_path}", count=count)
 
     victim = random.Random(time.time_ns()).randrange(count)
     processes = start_all()
@@ -71,13 +77,13 @@ def test_workers_killed_one_and_all_end_as_one_replica(count, one_replica, tmp_p
         out, err = process.communicate(timeout=500)
         assert process.returncode == 0, err
         assert f"{count} replica(s)" in out and "resuming at step" in out
-    assert_close(tmp_path, one_replica)
+    assert_close(tmp_path, one_replica[method])
     # Written by the chief alone.
     assert [point["step"] for point in log_points(tmp_path)] == [4, 8, 12, 16]
     kept = sorted(os.listdir(tmp_path / "checkpoints"))
     assert kept == ["step-00000008", "step-00000012", "step-00000016"]
     found, expected = (
-        json.loads((path / "result.json").read_text()) for path in (tmp_path, one_replica)
+        json.loads((path / "result.json").read_text()) for path in (tmp_path, one_replica[method])
     )
     assert found["held_out_loss"] == pytest.approx(expected["held_out_loss"], abs=1e-5)
     assert found["resumed_at"] >= 8
@@ -91,11 +97,11 @@ def test_workers_killed_one_and_all_end_as_one_replica(count, one_replica, tmp_p
     ],
 )
 def test_workers_that_differ_stop(own, expected, one_replica, tmp_path):
-    shutil.copytree(one_replica, tmp_path / "one")
+    shutil.copytree(one_replica["selfie"], tmp_path / "one")
     (tmp_path / "one" / "result.json").unlink()
     shutil.rmtree(tmp_path / "one" / "checkpoints" / "step-00000016")
     own = [[flag.format(tmp=tmp_path) for flag in flags] for flags in own]
-    processes = start_workers(*FLAGS, f"--workdir={tmp_path}/shared", own=own)
+    processes = start_workers(*FLAGS["selfie"], f"--workdir={tmp_path}/shared", own=own)
     try:
         for process in processes:
             _, err = process.communicate(timeout=200)

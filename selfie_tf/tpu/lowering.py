@@ -6,6 +6,7 @@ does to the step while it traces is done by `ReplicaStrategy` here.
 
 import collections
 import dataclasses
+import functools
 import re
 from collections.abc import Callable
 
@@ -74,7 +75,7 @@ class _Extended(one_device_strategy.OneDeviceExtended):
         return [self._reduce_to(reduce_op, v, d, options) for v, d in value_destination_pairs]
 
 
-_DEVICE = "/device:CPU:0"  # by default a GPU's bridge where there is one
+_BRIDGE = "CPU"  # by default a GPU's where there is one
 
 
 @dataclasses.dataclass
@@ -109,7 +110,7 @@ class TrainStep:
     """
 
     def __init__(self, config, cores: int, num_classes: int = 1000):
-        self._config, self._cores = config, cores
+        self._config, self._cores, self._lowered = config, cores, {}
         self._strategy = ReplicaStrategy(cores)
         keras.mixed_precision.set_global_policy(config.train.precision)
         with self._strategy.scope():
@@ -120,19 +121,26 @@ class TrainStep:
             compile_model(config, self.model, 1)
 
     def lower(self, batch_per_core: int) -> Lowered:
-        """Lowers the step for one core's batch.
+        """Lowers the step for one core's batch; once, however many chips it is compiled for.
 
         Raises:
           ValueError, tf.errors.OpError: if there is something in it that XLA cannot compile.
         """
+        if batch_per_core not in self._lowered:
+            self._lowered[batch_per_core] = self._lower(batch_per_core)
+        return self._lowered[batch_per_core]
+
+    def _lower(self, batch_per_core):
         spec = self.batch_spec(batch_per_core)
         leaves = tf.nest.flatten(spec)
         step = self.function(spec)
         compiler_ir = step.experimental_get_compiler_ir(tf.TensorSpec([], tf.int32), *leaves)
-        text = compiler_ir(stage="hlo", device_name=_DEVICE)
+        text = compiler_ir(stage="hlo", platform_name=_BRIDGE)
         gradients = [weight.shape for weight in self.model.trainable_variables]
         return Lowered(
-            serialize=lambda: compiler_ir(stage="hlo_serialized", device_name=_DEVICE),
+            serialize=functools.cache(
+                lambda: compiler_ir(stage="hlo_serialized", platform_name=_BRIDGE)
+            ),
             all_reduces=count_operations(text)["all-reduce"],
             variables_updated=text.split("\n", 1)[0].count("-alias)"),
             batch_bytes=sum(s.shape.num_elements() * s.dtype.size for s in leaves),
