@@ -12,7 +12,7 @@ from conftest import ROOT
 with open(os.path.join(ROOT, "docs", "TPU.md")) as file:
     TEXT = file.read()
 BLOCKS = "\n".join(re.findall(r"```\n(.*?)```", TEXT, re.S)).replace("\\\n", " ")
-COMMANDS = re.findall(r"python (bin/\w+\.py[^;\n]*)", BLOCKS)
+COMMANDS = re.findall(r"python (bin/\w+\.py[^;&\n]*)", BLOCKS)
 
 PARSE = """
 import importlib, os, sys
