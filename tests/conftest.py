@@ -1,6 +1,9 @@
 """Fixtures of several test files."""
 
+import fcntl
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
 
@@ -71,6 +74,30 @@ def run(*flags, env=None, command="bin/pretrain.py"):
     process = start(*flags, env=env, command=command)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """flags -> a copy of the work directory of that bin/pretrain.py, run to its end.
+
+    A run is made once, whatever number of test files and processes ask for it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # the processes' own folders are in it
+
+    def copy(flags):
+        whole = root / f"run-{hashlib.sha256(repr(flags).encode()).hexdigest()[:16]}"
+        with open(f"{whole}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (whole / "result.json").exists():
+                code, _, err = run(*flags, f"--workdir={whole}")
+                assert code == 0, err
+        workdir = tmp_path_factory.mktemp("runs") / "finished"
+        shutil.copytree(whole, workdir)
+        return workdir
+
+    return copy
 
 
 @pytest.fixture(autouse=True)

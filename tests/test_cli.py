@@ -288,11 +288,8 @@ def test_mistakes_in_finetuning(flags, expected, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "pretrained"
-    code, _, err = run(*TINY, f"--workdir={workdir}")
-    assert code == 0, err
-    return workdir
+def pretrained(finished):
+    return finished(TINY)
 
 
 @pytest.mark.parametrize(
@@ -361,11 +358,8 @@ def test_pretraining_does_not_take_a_finetuning_config(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def patchformer(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "patchformer"
-    code, _, err = run(*TINY_PATCHFORMER, f"--workdir={workdir}")
-    assert code == 0, err
-    return workdir
+def patchformer(finished):
+    return finished(TINY_PATCHFORMER)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ class Kind:
     config: type
     model: type
     optimizer: type
+    chance: str  # what a run says of it at its end
     specs: dict  # of one image: {name: (shape, dtype)}
 
     def make_config(self):
@@ -66,6 +67,7 @@ KINDS = {
         Config,
         SelfiePretrainer,
         keras.optimizers.SGD,
+        "chance 0.250",
         {
             "context_patches": ([12, 4, 4, 3], tf.uint8),
             "context_positions": ([12], tf.int32),
@@ -79,6 +81,7 @@ KINDS = {
         PatchFormerConfig,
         PatchFormerPretrainer,
         keras.optimizers.AdamW,
+        "always the most frequent level",
         {
             "context_patches": ([8, 4, 4, 3], tf.uint8),
             "context_positions": ([8], tf.int32),
@@ -149,11 +152,9 @@ def test_positions_are_each_patch_once_and_patches_are_the_images(kind):
 
 
 @pytest.fixture(scope="module")
-def whole(kind, tmp_path_factory):
+def whole(kind, finished):
     """An uninterrupted run."""
-    workdir = tmp_path_factory.mktemp("runs") / "whole"
-    finish(kind, workdir)
-    return workdir
+    return finished(kind.flags)
 
 
 def finish(kind, workdir, *flags):
@@ -163,7 +164,8 @@ def finish(kind, workdir, *flags):
 
 
 def test_the_same_command_elsewhere_gives_the_same_bits(kind, whole, tmp_path):
-    finish(kind, tmp_path)
+    out = finish(kind, tmp_path)
+    assert f"step {STEPS}/{STEPS}" in out and "finished" in out and kind.chance in out
     assert_identical(tmp_path, weights(whole))
     assert losses(tmp_path) == losses(whole)
 
@@ -183,10 +185,8 @@ def test_killed_and_resumed_the_bits_are_the_same(kind, whole, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def one_replica(kind, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "one"
-    finish(kind, workdir, *kind.parity)
-    return workdir
+def one_replica(kind, finished):
+    return finished([*kind.flags, *kind.parity])
 
 
 def test_two_virtual_replicas_train_as_one(kind, one_replica, tmp_path):

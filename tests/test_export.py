@@ -77,11 +77,8 @@ def images():
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "pretrained"
-    code, _, err = run(*TINY, f"--workdir={workdir}")
-    assert code == 0, err
-    return workdir
+def pretrained(finished):
+    return finished(TINY)
 
 
 def finetune(workdir, *flags):

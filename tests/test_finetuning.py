@@ -36,11 +36,8 @@ def result_of(workdir):
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "pretrained"
-    code, _, err = run(*TINY, f"--workdir={workdir}")
-    assert code == 0, err
-    return workdir
+def pretrained(finished):
+    return finished(TINY)
 
 
 @pytest.fixture(scope="module")

@@ -130,12 +130,8 @@ def test_held_out_figures_match_a_loop():
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "pretrained"
-    code, out, err = run(*TINY_PATCHFORMER, f"--workdir={workdir}")
-    assert code == 0, err
-    assert "always the most frequent level" in out
-    return workdir
+def pretrained(finished):
+    return finished(TINY_PATCHFORMER)
 
 
 def finetune(workdir, *flags):

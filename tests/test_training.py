@@ -37,11 +37,8 @@ def finish(workdir, *flags, **kwargs):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "whole"
-    out = finish(workdir)
-    assert f"step {STEPS}/{STEPS}" in out and "finished" in out
-    return workdir
+def uninterrupted(finished):
+    return finished(TINY)
 
 
 def test_a_run_leaves_what_the_readme_says(uninterrupted):
@@ -163,10 +160,8 @@ def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def one_replica(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "one"
-    finish(workdir, *SELFIE_PARITY)
-    return workdir
+def one_replica(finished):
+    return finished([*TINY, *SELFIE_PARITY])
 
 
 @pytest.mark.skipif(

@@ -10,7 +10,7 @@ import zlib
 
 import pytest
 import tensorflow as tf
-from conftest import TINY, TINY_PATCHFORMER, run
+from conftest import TINY, TINY_PATCHFORMER
 from runs import PARITY, SELFIE_PARITY, assert_close, log_points, start_workers, wait_for
 
 from selfie_tf import distribute, training
@@ -36,13 +36,9 @@ def end(processes):
 
 
 @pytest.fixture(scope="module")
-def one_replica(tmp_path_factory):
+def one_replica(finished):
     """{method: work directory of the same run in one process}."""
-    workdirs = {method: tmp_path_factory.mktemp("runs") / "one" for method in FLAGS}
-    for method, workdir in workdirs.items():
-        code, _, err = run(*FLAGS[method], f"--workdir={workdir}")
-        assert code == 0, err
-    return workdirs
+    return {method: finished(flags) for method, flags in FLAGS.items()}
 
 
 @pytest.mark.timeout(1500)
