@@ -90,9 +90,10 @@ FIGURES := $(TABLE:%=build/tpu/%.json)
 
 build/tpu/%.json: configs/%.py $(wildcard selfie_tf/*.py selfie_tf/*/*.py) | $(VENV)-aot/.installed
 	mkdir -p build/tpu
+	rm -f $@
 	$(VENV)-aot/bin/python bin/check_tpu.py --config=$< --json=$@ \
 	  --config.train.precision=mixed_bfloat16 \
-	  --topology=v2:2x2,v3:2x2,v4:2x2x1,v5e:2x4,v6e:2x4 || test $@ -nt $<  # a rejection is a figure, too
+	  --topology=v2:2x2,v3:2x2,v4:2x2x1,v5e:2x4,v6e:2x4 || test -f $@  # a rejection is a figure, too
 
 tpu-table: $(FIGURES)
 	$(VENV)-aot/bin/python -m selfie_tf.tpu.report docs/TPU.md $(FIGURES)
