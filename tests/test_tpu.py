@@ -334,18 +334,6 @@ def test_a_batch_that_does_not_fit_is_refused_for_memory():
 
 
 @needs_compiler
-def test_the_largest_batch_by_the_compiler(tmp_path):
-    path = tmp_path / "figures.json"
-    flags = [*TINY, PRECISION, "--largest", "--topology=v2:2x2", f"--json={path}"]
-    code, out, err = run(*flags, command=COMMAND)
-    assert code == 0, err
-    (found,) = json.loads(path.read_text())["checks"]
-    assert 1000 < found["batch_per_core"] < found["refused_batch_per_core"]
-    assert 0 <= found["headroom_bytes"] < 2**30
-    assert "smallest batch refused" in out
-
-
-@needs_compiler
 def test_float64_exits_with_3():
     code, _, err = run(*TINY, "--config.train.precision=float64", command=COMMAND)
     assert code == 3 and "float64" in err
