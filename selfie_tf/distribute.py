@@ -88,9 +88,7 @@ def num_workers(strategy: tf.distribute.Strategy) -> int:
 
 
 def worker_name(strategy: tf.distribute.Strategy) -> str:
-    """A name that no other worker of the run has; "" if there are none."""
-    if num_workers(strategy) == 1:
-        return ""
+    """A name that no other of a run's several workers has."""
     return f"{strategy.cluster_resolver.task_type}-{strategy.cluster_resolver.task_id}"
 
 
