@@ -111,8 +111,9 @@ def largest(step: TrainStep, about: dict, batch_per_core: int) -> dict:
             if refused <= _GRAIN:
                 return result
             batch = refused // 2
-        elif refused is None:  # as if all but the temporaries stayed
-            batch = int(low * (1 + best["headroom_bytes"] / best["temporary_bytes"]))
+        elif refused is None:
+            # As if all but the temporaries stayed; but the compiler saves where memory is short.
+            batch = int(low * max(1.25, 1 + best["headroom_bytes"] / best["temporary_bytes"]))
             batch = max(batch, low + _GRAIN)
         elif refused - low <= max(_GRAIN, low // 16):
             return {**best, "refused_batch_per_core": refused}
