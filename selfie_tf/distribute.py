@@ -105,6 +105,31 @@ def gather(strategy: tf.distribute.Strategy, value: int) -> list:
     return strategy.experimental_local_results(gathered())[0].numpy().tolist()
 
 
+def averager(strategy: tf.distribute.Strategy, variables):
+    """Makes a function that puts the mean over the replicas into each of them.
+
+    It does so for those of `variables` of which each replica has a value of its own and a
+    checkpoint holds the mean: batch normalisation's moving statistics. Being moving averages, they
+    end with the same mean however often this is called; all workers must call it.
+    """
+    own = [
+        v
+        for v in variables
+        if v.synchronization == tf.VariableSynchronization.ON_READ
+        and v.aggregation == tf.VariableAggregation.MEAN
+    ]
+    if strategy.num_replicas_in_sync == 1 or not own:
+        return lambda: None
+
+    def replica():
+        values = [tf.convert_to_tensor(v) for v in own]
+        means = tf.distribute.get_replica_context().all_reduce("mean", values)
+        for v, mean in zip(own, means):
+            v.assign(mean)
+
+    return tf.function(lambda: strategy.run(replica), autograph=False)
+
+
 def per_replica_batch(strategy: tf.distribute.Strategy, batch_size: int) -> int:
     """The part of the global batch that one replica sees.
 

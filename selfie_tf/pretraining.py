@@ -138,7 +138,8 @@ def answers(strategy, model):
     """batch -> the model's logits, at inference.
 
     Every replica answers the same batch and the first answer is taken: right under any strategy,
-    and cheap beside training.
+    since `training.Progress` gives all replicas the same moving statistics before; and cheap beside
+    training.
     """
 
     @tf.function(autograph=False)

@@ -422,7 +422,7 @@ class Progress(keras.callbacks.Callback):
         super().__init__()
         self._config, self._directory, self._checkpointer = config, directory, checkpointer
         self._visits, self._stop = visits, stop
-        self._workers = distribute.num_workers(strategy)
+        self._strategy, self._average = strategy, None
         self._start = self._saved = self._logged = step
         self._time = time.time()
         self._writer = None
@@ -430,6 +430,7 @@ class Progress(keras.callbacks.Callback):
             self._writer = tf.summary.create_file_writer(directory.join("tensorboard"))
 
     def on_train_begin(self, logs=None):
+        self._average = distribute.averager(self._strategy, self.model.non_trainable_variables)
         if self._start == 0:
             for visit in self._visits:
                 if visit.at_start:
@@ -442,7 +443,7 @@ class Progress(keras.callbacks.Callback):
         last = step == train.steps
         # One worker cannot save alone, so with several of them a signal just ends the process.
         stopping = self._stop.signum is not None
-        if stopping and self._workers > 1:
+        if stopping and distribute.num_workers(self._strategy) > 1:
             raise Interrupted(self._stop.signum, f"stopped at step {step}; {self._resume_hint()}")
         logs_now = step % train.log_every == 0 or last
         saves_now = step % train.checkpoint_every == 0 or last or stopping
@@ -457,10 +458,12 @@ class Progress(keras.callbacks.Callback):
                 )
         if logs_now:
             self._log(step, values)
+        visits = [visit for visit in self._visits if step % visit.every == 0 or last]
+        if visits or saves_now:
+            self._average()  # what is measured is what is saved
         # Before saving: a run killed in between does them again.
-        for visit in self._visits:
-            if step % visit.every == 0 or last:
-                visit.act(step, self._writer)
+        for visit in visits:
+            visit.act(step, self._writer)
         if saves_now:
             self._checkpointer.save(step)
             self._saved = step

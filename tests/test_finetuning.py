@@ -199,6 +199,19 @@ def test_two_workers_train_and_evaluate_as_one(one_replica, tmp_path):
     assert_same_run(tmp_path, one_replica)
 
 
+def test_replicas_with_statistics_of_their_own_report_what_they_save(tmp_path):
+    """A checkpoint holds their mean."""
+    two, again = tmp_path / "two", tmp_path / "again"
+    finish(two, "--virtual_devices=2")
+    shutil.copytree(two, again)
+    (again / "result.json").unlink()
+    finish(again)
+    found, expected = result_of(again), result_of(two)
+    assert found["resumed_at"] == STEPS
+    assert found["test_top1"] == expected["test_top1"]
+    assert found["test_loss"] == pytest.approx(expected["test_loss"], rel=1e-6)
+
+
 @pytest.fixture(scope="module")
 def class_folders(tmp_path_factory):
     """22 classes of one colour each."""
