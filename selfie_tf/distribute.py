@@ -1,12 +1,14 @@
 """Picks the strategy: a TPU by name, TF_CONFIG workers, GPUs, or the CPU."""
 
-import json
 import os
+import re
+import signal
 import threading
 
 import grpc
 import tensorflow as tf
 
+from selfie_tf import cluster
 from selfie_tf.errors import UserError
 
 _TIMEOUT = 15.0  # seconds for a TPU's name to resolve and its port to answer
@@ -37,12 +39,7 @@ def make_strategy(tpu: str = "", virtual_devices: int = 0) -> tf.distribute.Stra
     if tpu:
         return _tpu_strategy(tpu)
     if tf_config:
-        _check_tf_config(tf_config)
-        _let_gpu_memory_grow()
-        try:
-            return tf.distribute.MultiWorkerMirroredStrategy()
-        except (ValueError, RuntimeError, tf.errors.OpError) as error:
-            raise UserError(f"TF_CONFIG: cannot start this worker: {first_line(error)}") from error
+        return _worker_strategy(tf_config)
     if virtual_devices:
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(
@@ -145,9 +142,14 @@ def per_replica_batch(strategy: tf.distribute.Strategy, batch_size: int) -> int:
     return batch_size // replicas
 
 
+# Of a TensorFlow error's message: what says where in the graph, not what.
+_WHERE = re.compile(r'Graph execution error|Detected at node|File "|<stack traces|\d+ root error')
+
+
 def first_line(error: BaseException) -> str:
     """The first line that says anything of an error's message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [re.sub(r"^\{\{.*?\}\}", "", line.strip()).strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if line and not _WHERE.match(line)]
     return lines[0] if lines else type(error).__name__
 
 
@@ -158,30 +160,19 @@ def _let_gpu_memory_grow():
     return gpus
 
 
-def _check_tf_config(text: str) -> None:
-    example = (
-        '{"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", "index": 0}}'
-    )
+def _worker_strategy(tf_config: str) -> tf.distribute.Strategy:
+    cluster.check_tf_config(tf_config)
+    _let_gpu_memory_grow()
+    cluster.wait_for_workers(tf_config)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        config = json.loads(text)
-        cluster, task = config["cluster"], config["task"]
-        addresses = cluster[task["type"]]
-        index = task["index"]
-        problem = None
-        if set(cluster) - {"chief", "worker"}:
-            problem = f"jobs {sorted(cluster)} (only chief and worker take part in training)"
-        elif not isinstance(addresses, list) or not all(
-            isinstance(a, str) and a.rpartition(":")[2].isdigit() for a in addresses
-        ):
-            problem = f"cluster.{task['type']} is not a list of host:port"
-        elif not isinstance(index, int) or not 0 <= index < len(addresses):
-            problem = f"task.index={index!r} is not one of the {len(addresses)} {task['type']}s"
-    except json.JSONDecodeError as error:
-        problem = f"not JSON ({error})"
-    except (KeyError, TypeError, AttributeError) as error:
-        problem = f"lacks {error}"
-    if problem:
-        raise UserError(f"TF_CONFIG: {problem}; expected e.g. {example}")
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+        raise UserError(f"TF_CONFIG: cannot start this worker: {first_line(error)}") from error
+    finally:
+        # TensorFlow's own handler only notes the signal, for what is not used here.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def _tpu_strategy(name: str) -> tf.distribute.Strategy:

@@ -185,7 +185,7 @@ def test_a_tpu_address_that_accepts_and_says_nothing(tmp_path):
     "value, expected",
     [
         ("{", "not JSON"),
-        ("[]", "lacks"),
+        ("[]", "not an object"),
         ('{"cluster": {"worker": ["a:1"]}}', "lacks 'task'"),
         (
             '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
@@ -194,6 +194,19 @@ def test_a_tpu_address_that_accepts_and_says_nothing(tmp_path):
         (
             '{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}',
             "not a list of host:port",
+        ),
+        (
+            '{"cluster": {"worker": ["a:1"], "chief": [1]}, '
+            '"task": {"type": "worker", "index": 0}}',
+            "cluster.chief is not a list of host:port",
+        ),
+        (
+            '{"cluster": {"worker": ["a:99999"]}, "task": {"type": "worker", "index": 0}}',
+            "not a list of host:port",
+        ),
+        (
+            '{"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}',
+            "a:1 is there twice",
         ),
         (
             '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, '

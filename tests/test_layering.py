@@ -9,7 +9,7 @@ from conftest import ROOT
 # A module may import from those to its left, and from its own level where said.
 LEVELS = [
     {"errors"},
-    {"config"},
+    {"config", "cluster"},
     {"patches", "losses", "optimizers", "distribute", "figures", "checkpoints"},
     {"layers", "data", "workdir", "savedmodel"},
     {"models"},

@@ -2,19 +2,20 @@
 
 import json
 import os
-import random
 import shutil
-import time
+import signal
+import socket
 import types
 import zlib
 
 import pytest
 import tensorflow as tf
-from conftest import TINY, TINY_PATCHFORMER
+from conftest import TINY, TINY_PATCHFORMER, start
 from runs import PARITY, SELFIE_PARITY, assert_close, log_points, start_workers, wait_for
 
-from selfie_tf import distribute, training
+from selfie_tf import cluster, distribute, training
 from selfie_tf.errors import UserError
+from selfie_tf.scaling import free_ports
 
 # Saved every four steps, and logged, so that a run can be killed where one wants it.
 EVERY = "--config.train.checkpoint_every=4"
@@ -42,12 +43,13 @@ def one_replica(finished):
 
 
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("method, count", [("patchformer", 2), ("selfie", 4)])
-def test_workers_killed_one_and_all_end_as_one_replica(method, count, one_replica, tmp_path):
+@pytest.mark.parametrize("method, count, victim", [("patchformer", 2, 0), ("selfie", 4, 2)])
+def test_workers_killed_one_and_all_end_as_one_replica(
+    method, count, victim, one_replica, tmp_path
+):
     def start_all():
         return start_workers(*FLAGS[method], f"--workdir={tmp_path}", count=count)
 
-    victim = random.Random(time.time_ns()).randrange(count)
     processes = start_all()
     try:
         wait_for_log(tmp_path, 8, processes[0])  # so the checkpoint of step 4 is whole
@@ -105,6 +107,62 @@ def test_workers_that_differ_stop(own, expected, one_replica, tmp_path):
             assert expected in err.splitlines()[-1], err
     finally:
         end(processes)
+
+
+def read_until(text, process):
+    for line in process.stdout:
+        if text in line:
+            return line
+    raise AssertionError(f"no {text!r}: {process.stderr.read()}")
+
+
+@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, -15)])
+def test_a_worker_alone_names_whom_it_waits_for_and_can_be_ended(signum, code, tmp_path):
+    there, absent = (f"127.0.0.1:{port}" for port in free_ports(2))
+    place = {"cluster": {"worker": [there, absent]}, "task": {"type": "worker", "index": 0}}
+    process = start(*TINY, f"--workdir={tmp_path}", env={"TF_CONFIG": json.dumps(place)})
+    try:
+        assert absent in read_until("waiting for", process)
+        process.send_signal(signum)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == code and "Traceback" not in err
+    finally:
+        end([process])
+
+
+def test_a_worker_that_cannot_listen_says_so(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        own = f"127.0.0.1:{taken.getsockname()[1]}"
+        place = {"cluster": {"worker": [own, "a:1"]}, "task": {"type": "worker", "index": 0}}
+        with pytest.raises(UserError, match=f"cannot listen at {own}"):
+            cluster.wait_for_workers(json.dumps(place))
+
+
+def test_sigterm_while_a_worker_starts_ends_it(tmp_path):
+    """TensorFlow has a handler of its own then, that only notes it."""
+    first, second = start_workers(*TINY, f"--workdir={tmp_path}")
+    try:
+        read_until("trainable weights", second)
+        second.terminate()
+        second.communicate(timeout=60)
+        assert second.returncode == -15
+        _, err = first.communicate(timeout=120)
+        assert first.returncode == 1 and "another worker was lost" in err.splitlines()[-1]
+    finally:
+        end([first, second])
+
+
+def test_the_first_line_of_an_error_says_what_and_not_where():
+    message = "{{function_node f_device_/job:worker/task:1}} Collective ops is aborted by: x\nmore"
+    assert distribute.first_line(ValueError(message)) == "Collective ops is aborted by: x"
+    message = """Graph execution error:
+
+    Detected at node R defined at (most recent call last):
+      File "a", line 1, in <module>
+
+    Socket closed
+    [[{{node R}}]]"""
+    assert distribute.first_line(ValueError(message)) == "Socket closed"
 
 
 def test_workers_with_other_images_stop(tiny_config, monkeypatch):
