@@ -6,6 +6,7 @@ the work, not a speed-up; a ratio of 1 is none.
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -93,8 +94,7 @@ def _measure(config, seconds, devices, workers):
         texts = [[file.seek(0) or file.read() for file in pair] for pair in outputs]
         for child, (_, err) in zip(children, texts):
             if child.poll():
-                last = (err.splitlines() or [f"code {child.returncode}"])[-1]
-                raise UserError(last.removeprefix("error: "))
+                raise UserError(_reason(child.returncode, err.splitlines(), devices * workers))
         rate, replicas = json.loads(texts[0][0].splitlines()[-1])
         if replicas != devices * workers:
             raise RuntimeError(f"{replicas} replicas, not {devices * workers}")
@@ -106,6 +106,17 @@ def _measure(config, seconds, devices, workers):
         for pair in outputs:
             for file in pair:
                 file.close()
+
+
+def _reason(code, lines, replicas):
+    own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if own:
+        return own[-1]
+    if code == -signal.SIGKILL:
+        why = "killed, perhaps for lack of memory: give a smaller --batch_size"
+    else:
+        why = lines[-1] if lines else "and said nothing"
+    return f"of {replicas} replicas a process ended with code {code}: {why}"
 
 
 def free_ports(count: int) -> list:

@@ -1,13 +1,16 @@
 import json
 import os
 import signal
+import sys
 
 import pytest
 from conftest import TINY, run, start
 from runs import wait_for
 
+from selfie_tf import scaling
 from selfie_tf.benchmark import benchmark, decoder_flop, gflop_per_image, patch_network_flop
 from selfie_tf.config import Config, PatchFormerConfig
+from selfie_tf.errors import UserError
 
 
 def test_patch_network_flop_written_out():
@@ -108,6 +111,15 @@ def test_replicas_that_cannot_be(flag, expected):
     code, _, err = run(*SMALL, flag, command="bin/benchmark.py")
     assert code == 1 and "Traceback" not in err
     assert all(part in err.splitlines()[-1] for part in expected), err
+
+
+def test_a_killed_process_of_several_is_called_that(monkeypatch, tmp_path, tiny_config):
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho I0000 could not find cuda drivers >&2\nkill -9 $$\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(UserError, match="1 replicas a process ended with code -9: killed, perhaps"):
+        scaling.scaling(tiny_config, 0.1, [], [2])
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="looks for children in /proc")

@@ -34,7 +34,7 @@ def describe(topology: str) -> dict:
     if missing:
         raise UserError(
             f"{' and '.join(missing)} not installed: `make check-tpu` makes an environment with "
-            "it, or `pip install -r requirements/aot.txt`"
+            "it, .venv-aot/bin/python; or `pip install -r requirements/aot.txt`"
         )
     about = _in_child(topology)
     if "rejected" in about:

@@ -39,7 +39,10 @@ def describe(topology: str) -> dict:
     try:
         _compile(_TOO_LARGE, devices[:1])
     except Exception as error:  # that says how much there is
-        size, unit = re.search(r"available HBM \(([\d.]+)([KMGT])", str(error)).groups()
+        found = re.search(r"available HBM \(([\d.]+)([KMGT])", str(error))
+        if found is None:
+            raise
+        size, unit = found.groups()
     return {
         "topology": topology,
         "chip": devices[0].device_kind,
