@@ -118,13 +118,12 @@ def averager(strategy: tf.distribute.Strategy, variables):
     if strategy.num_replicas_in_sync == 1 or not own:
         return lambda: None
 
-    def replica():
-        values = [tf.convert_to_tensor(v) for v in own]
-        means = tf.distribute.get_replica_context().all_reduce("mean", values)
-        for v, mean in zip(own, means):
-            v.assign(mean)
+    @tf.function(autograph=False)
+    def average():
+        for v in own:
+            v.assign(tf.convert_to_tensor(v))  # outside of a replica: reads the mean, writes to all
 
-    return tf.function(lambda: strategy.run(replica), autograph=False)
+    return average
 
 
 def per_replica_batch(strategy: tf.distribute.Strategy, batch_size: int) -> int:

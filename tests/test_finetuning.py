@@ -199,10 +199,17 @@ def test_two_workers_train_and_evaluate_as_one(one_replica, tmp_path):
     assert_same_run(tmp_path, one_replica)
 
 
-def test_replicas_with_statistics_of_their_own_report_what_they_save(tmp_path):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_replicas_with_statistics_of_their_own_report_what_they_save(workers, tmp_path):
     """A checkpoint holds their mean."""
     two, again = tmp_path / "two", tmp_path / "again"
-    finish(two, "--virtual_devices=2")
+    if workers == 1:
+        finish(two, "--virtual_devices=2")
+    else:
+        flags = [*TINY_FINETUNE, f"--workdir={two}"]
+        for process in start_workers(*flags, command="bin/finetune.py"):
+            _, err = process.communicate(timeout=300)
+            assert process.returncode == 0, err
     shutil.copytree(two, again)
     (again / "result.json").unlink()
     finish(again)

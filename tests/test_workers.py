@@ -120,7 +120,11 @@ def read_until(text, process):
 def test_a_worker_alone_names_whom_it_waits_for_and_can_be_ended(signum, code, tmp_path):
     there, absent = (f"127.0.0.1:{port}" for port in free_ports(2))
     place = {"cluster": {"worker": [there, absent]}, "task": {"type": "worker", "index": 0}}
-    process = start(*TINY, f"--workdir={tmp_path}", env={"TF_CONFIG": json.dumps(place)})
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # not ignored, at least
+    try:
+        process = start(*TINY, f"--workdir={tmp_path}", env={"TF_CONFIG": json.dumps(place)})
+    finally:
+        signal.signal(signal.SIGINT, previous)
     try:
         assert absent in read_until("waiting for", process)
         process.send_signal(signum)
