@@ -1,7 +1,9 @@
 """TF_CONFIG: whether it can be used, and waiting until its workers have started."""
 
+import errno
 import json
 import logging
+import os
 import socket
 import time
 
@@ -51,6 +53,10 @@ def _is_address(value):
     if not isinstance(value, str):
         return False
     host, _, port = value.rpartition(":")
+    try:
+        host.encode("idna")  # as connecting does
+    except UnicodeError:
+        return False
     return bool(host) and port.isdecimal() and 0 < int(port) < 2**16
 
 
@@ -65,18 +71,23 @@ def wait_for_workers(text: str) -> None:
     config = json.loads(text)
     task = config["task"]
     own = config["cluster"][task["type"]][task["index"]]
-    missing = [a for addresses in config["cluster"].values() for a in addresses if a != own]
-    if not missing:
+    others = [a for addresses in config["cluster"].values() for a in addresses if a != own]
+    if not others:
         return
     tell = time.monotonic() + _SILENT
     # Others find this one here, and afterwards TensorFlow's server at the same port.
     with _listen(own):
+        missing = others
         while True:
-            missing = [address for address in missing if not _answers(address)]
-            if not missing:
+            why = _problems(missing)
+            if not why:
+                why = _problems(others)  # one may have gone meanwhile
+            if not why:
                 return
+            missing = list(why)
             if time.monotonic() > tell:
-                logging.info("waiting for the worker(s) at %s", ", ".join(missing))
+                listed = ", ".join(f"{address} ({reason})" for address, reason in why.items())
+                logging.info("waiting for the worker(s) at %s", listed)
                 tell += _BETWEEN
             time.sleep(0.1)
 
@@ -88,16 +99,24 @@ def _listen(address):
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
         return socket.create_server(("", port))
     except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        hint = "has an earlier start of it not ended yet? Else give" if taken else "give"
         raise UserError(
-            f"TF_CONFIG: cannot listen at {address}, this worker's address ({error.strerror}); "
-            "give it a port that is free"
+            f"TF_CONFIG: cannot listen at {address}, this worker's address "
+            f"({os.strerror(error.errno)}); {hint} it another port, in all workers' TF_CONFIG"
         ) from error
 
 
-def _answers(address):
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
-    except OSError:  # also if the name is not known, yet
-        return False
-    return True
+def _problems(addresses):
+    """{address: why nobody is reached there}, of those where that is so."""
+    found = {}
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=1) as connection:
+                # A port of this machine may by chance be connected to itself.
+                if connection.getsockname() == connection.getpeername():
+                    found[address] = "nobody"
+        except OSError as error:  # also if the name is not known, yet
+            found[address] = error.strerror or str(error)
+    return found

@@ -121,7 +121,8 @@ def averager(strategy: tf.distribute.Strategy, variables):
     @tf.function(autograph=False)
     def average():
         for v in own:
-            v.assign(tf.convert_to_tensor(v))  # outside of a replica: reads the mean, writes to all
+            # Outside of a replica: reads the mean, writes it to all.
+            v.assign(tf.convert_to_tensor(v), read_value=False)
 
     return average
 
@@ -142,7 +143,9 @@ def per_replica_batch(strategy: tf.distribute.Strategy, batch_size: int) -> int:
 
 
 # Of a TensorFlow error's message: what says where in the graph, not what.
-_WHERE = re.compile(r'Graph execution error|Detected at node|File "|<stack traces|\d+ root error')
+_WHERE = re.compile(
+    r'Graph execution error|Detected at node|Node: |File "|<stack traces|\d+ root error'
+)
 
 
 def first_line(error: BaseException) -> str:
@@ -170,7 +173,7 @@ def _worker_strategy(tf_config: str) -> tf.distribute.Strategy:
         raise UserError(f"TF_CONFIG: cannot start this worker: {first_line(error)}") from error
     finally:
         # TensorFlow's own handler only notes the signal, for what is not used here.
-        if threading.current_thread() is threading.main_thread():
+        if on_sigterm is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
 
 

@@ -431,6 +431,7 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._average = distribute.averager(self._strategy, self.model.non_trainable_variables)
+        self._average()  # changes nothing yet; should it fail, then before hours of training
         if self._start == 0:
             for visit in self._visits:
                 if visit.at_start:

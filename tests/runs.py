@@ -75,6 +75,25 @@ def start_workers(*flags, command="bin/pretrain.py", count=2, own=None):
     ]
 
 
+def finish_workers(*flags, **kwargs):
+    """Runs TF_CONFIG processes to their end: the stdout of each."""
+    processes, outputs = start_workers(*flags, **kwargs), []
+    try:
+        for process in processes:
+            out, err = process.communicate(timeout=500)
+            assert process.returncode == 0, err
+            outputs.append(out)
+    finally:
+        end(processes)
+    return outputs
+
+
+def end(processes):
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
 def assert_close(workdir, expected):
     assert losses(workdir) == pytest.approx(losses(expected), abs=1e-5)
     found = weights(workdir, 16)

@@ -205,6 +205,10 @@ def test_a_tpu_address_that_accepts_and_says_nothing(tmp_path):
             "not a list of host:port",
         ),
         (
+            '{"cluster": {"worker": ["a..b:1"]}, "task": {"type": "worker", "index": 0}}',
+            "not a list of host:port",
+        ),
+        (
             '{"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}',
             "a:1 is there twice",
         ),

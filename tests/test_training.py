@@ -19,6 +19,7 @@ from runs import (
     STEPS,
     assert_close,
     assert_identical,
+    end,
     log_points,
     start_workers,
     wait_for,
@@ -191,9 +192,7 @@ def test_a_signal_to_one_worker_ends_it_without_waiting_for_the_other(tmp_path):
         assert second.returncode == 143, err
         assert "stopped at step" in err and "Traceback" not in err
     finally:
-        for process in (first, second):
-            process.kill()
-            process.communicate()
+        end([first, second])
 
 
 def test_replicas_draw_different_dropout_masks():
@@ -214,6 +213,18 @@ print("different")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "different", done.stderr
+
+
+def test_replicas_with_statistics_of_their_own_report_what_they_save(tmp_path):
+    """A checkpoint holds their mean."""
+    two, again = tmp_path / "two", tmp_path / "again"
+    finish(two, "--virtual_devices=2")
+    shutil.copytree(two, again)
+    (again / "result.json").unlink()
+    finish(again)
+    found, expected = (json.loads((p / "result.json").read_text()) for p in (again, two))
+    assert found["resumed_at"] == STEPS
+    assert found["held_out_loss"] == pytest.approx(expected["held_out_loss"], rel=1e-5)
 
 
 def test_several_steps_an_execution_train_as_one_by_one(one_replica, tmp_path):

@@ -11,7 +11,16 @@ import zlib
 import pytest
 import tensorflow as tf
 from conftest import TINY, TINY_PATCHFORMER, start
-from runs import PARITY, SELFIE_PARITY, assert_close, log_points, start_workers, wait_for
+from runs import (
+    PARITY,
+    SELFIE_PARITY,
+    assert_close,
+    end,
+    finish_workers,
+    log_points,
+    start_workers,
+    wait_for,
+)
 
 from selfie_tf import cluster, distribute, training
 from selfie_tf.errors import UserError
@@ -28,12 +37,6 @@ FLAGS = {
 def wait_for_log(workdir, step, process):
     path = workdir / "metrics.jsonl"
     wait_for(lambda: path.exists() and f'"step": {step},' in path.read_text(), process, 300)
-
-
-def end(processes):
-    for process in processes:
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +73,7 @@ def test_workers_killed_one_and_all_end_as_one_replica(
     finally:
         end(processes)
 
-    processes = start_all()
-    for process in processes:
-        out, err = process.communicate(timeout=500)
-        assert process.returncode == 0, err
+    for out in finish_workers(*FLAGS[method], f"--workdir={tmp_path}", count=count):
         assert f"{count} replica(s)" in out and "resuming at step" in out
     assert_close(tmp_path, one_replica[method])
     # Written by the chief alone.
@@ -138,7 +138,7 @@ def test_a_worker_that_cannot_listen_says_so(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         own = f"127.0.0.1:{taken.getsockname()[1]}"
         place = {"cluster": {"worker": [own, "a:1"]}, "task": {"type": "worker", "index": 0}}
-        with pytest.raises(UserError, match=f"cannot listen at {own}"):
+        with pytest.raises(UserError, match=f"cannot listen at {own}.*already in use.*not ended"):
             cluster.wait_for_workers(json.dumps(place))
 
 
@@ -149,7 +149,7 @@ def test_sigterm_while_a_worker_starts_ends_it(tmp_path):
         read_until("trainable weights", second)
         second.terminate()
         second.communicate(timeout=60)
-        assert second.returncode == -15
+        assert second.returncode in (-15, 143)  # 143: it trains already
         _, err = first.communicate(timeout=120)
         assert first.returncode == 1 and "another worker was lost" in err.splitlines()[-1]
     finally:
