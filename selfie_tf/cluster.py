@@ -79,9 +79,7 @@ def wait_for_workers(text: str) -> None:
     with _listen(own):
         missing = others
         while True:
-            why = _problems(missing)
-            if not why:
-                why = _problems(others)  # one may have gone meanwhile
+            why = _problems(missing) or _problems(others)  # one may have gone meanwhile
             if not why:
                 return
             missing = list(why)
