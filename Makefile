@@ -96,7 +96,7 @@ build/tpu/%.json: configs/%.py $(wildcard selfie_tf/*.py selfie_tf/*/*.py) | $(V
 	  --topology=v2:2x2,v3:2x2,v4:2x2x1,v5e:2x4,v6e:2x4 || test -f $@  # a rejection is a figure, too
 
 tpu-table: $(FIGURES)
-	$(VENV)-aot/bin/python -m selfie_tf.tpu.report docs/TPU.md $(FIGURES)
+	$(VENV)-aot/bin/python -m selfie_tf.benchmarks.tpu.report docs/TPU.md $(FIGURES)
 
 clean:
 	rm -rf $(VENV) $(VENV)-tpu $(VENV)-addons $(VENV)-aot build runs/quickstart

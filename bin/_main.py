@@ -48,13 +48,13 @@ def define_training_flags() -> None:
 
 def train(function) -> dict:
     """Calls `pretraining.pretrain` or `finetuning.finetune` as the flags say."""
-    from selfie_tf import distribute
+    from selfie_tf.distribution.strategy import make_strategy
 
     values = flags.FLAGS
     return function(
         CONFIG.value,
         os.path.expanduser(values.workdir),
-        distribute.make_strategy(values.tpu, values.virtual_devices),
+        make_strategy(values.tpu, values.virtual_devices),
         data_dir=os.path.expanduser(DATA_DIR.value),
         download=DOWNLOAD.value,
         remote_data=values.tpu not in ("", "local"),

@@ -35,13 +35,13 @@ def main():
     config.train.batch_size = BATCH_SIZE.value
     config.validate()
     if DEVICES.value or WORKERS.value:
-        from selfie_tf.scaling import scaling
+        from selfie_tf.benchmarks.replicas import scaling
 
         _main.end_on_sigterm()
         config.data.name = "builtin:shapes"
         result = scaling(config, SECONDS.value, numbers(DEVICES), numbers(WORKERS))
     else:
-        from selfie_tf.benchmark import benchmark
+        from selfie_tf.benchmarks.speed import benchmark
 
         result = benchmark(config, os.path.expanduser(_main.DATA_DIR.value), SECONDS.value)
     print(json.dumps(result, indent=2))

@@ -34,7 +34,7 @@ JSON = flags.DEFINE_string("json", "", "File to write the figures to.")
 
 def main():
     _main.end_on_sigterm()
-    from selfie_tf.tpu import check
+    from selfie_tf.benchmarks.tpu import check
 
     config = _main.CONFIG.value
     path = os.path.abspath(os.path.expanduser(JSON.value)) if JSON.value else ""

@@ -22,7 +22,7 @@ def main():
         raise _main.UserError(
             f"--runs={','.join(RUNS.value)}: expected LABEL=WORKDIR,LABEL=WORKDIR,..."
         )
-    from selfie_tf.comparison import compare
+    from selfie_tf.evaluation.compare import compare
 
     runs = [(label, os.path.expanduser(path)) for label, _, path in pairs]
     print(compare(runs, os.path.expanduser(PICTURE.value)))

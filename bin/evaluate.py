@@ -25,8 +25,8 @@ TRAIN_IMAGES = flags.DEFINE_integer(
 
 
 def main():
-    from selfie_tf import evaluation
-    from selfie_tf.training import is_finetuning
+    from selfie_tf.evaluation import evaluate as evaluation
+    from selfie_tf.training.load import is_finetuning
 
     path = os.path.expanduser(flags.FLAGS.workdir)
     arguments = {

@@ -19,7 +19,7 @@ OUTPUT = flags.DEFINE_string("output", "", "Folder to make (required).")
 def main():
     if not OUTPUT.value:
         raise _main.UserError("--output is missing: give a folder to make")
-    from selfie_tf.export import export
+    from selfie_tf.evaluation.export import export
 
     export(*(os.path.expanduser(p) for p in (flags.FLAGS.workdir, OUTPUT.value)))
 

@@ -17,7 +17,7 @@ _main.define_training_flags()
 
 def main():
     # After the flags: a mistake in them shows without waiting for TensorFlow.
-    from selfie_tf.finetuning import finetune
+    from selfie_tf.training.finetune import finetune
 
     _main.train(finetune)
 

@@ -16,7 +16,7 @@ _main.define_training_flags()
 
 def main():
     # After the flags: a mistake in them shows without waiting for TensorFlow.
-    from selfie_tf.pretraining import pretrain
+    from selfie_tf.training.pretrain import pretrain
 
     _main.train(pretrain)
 

@@ -6,11 +6,11 @@ Not the paper's numbers: width 8 instead of 64, 600 steps of 64 drawn images. Ch
 accuracy. Result: 0.77 over the last 60 steps and on held-out images, 125 s on two CPU cores.
 """
 
-from selfie_tf.config import Config
+from selfie_tf.config import SelfieConfig
 
 
-def get_config() -> Config:
-    config = Config()
+def get_config() -> SelfieConfig:
+    config = SelfieConfig()
     config.data.name = "builtin:shapes"
     config.data.crop = "center"  # no zero margin, which would tell where edge patches belong
     config.model.width = 8

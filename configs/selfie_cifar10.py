@@ -11,8 +11,8 @@ peak learning rate 0.05, mixed_bfloat16: patch accuracy 0.60 over the last 50 st
 cropped as in training, 0.32 uncropped (the zero margin of edge patches gives their place away).
 """
 
-from selfie_tf.config import Config
+from selfie_tf.config import SelfieConfig
 
 
-def get_config() -> Config:
-    return Config()  # the defaults are this run
+def get_config() -> SelfieConfig:
+    return SelfieConfig()  # the defaults are this run

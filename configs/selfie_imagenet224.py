@@ -9,11 +9,11 @@ before cutting at this size; a random resized crop is our choice. Expected cost:
 1024 images. Result at this size: not measured.
 """
 
-from selfie_tf.config import Config
+from selfie_tf.config import SelfieConfig
 
 
-def get_config() -> Config:
-    config = Config()
+def get_config() -> SelfieConfig:
+    config = SelfieConfig()
     config.data.name = "tfds:imagenet2012"
     config.data.image_size = 224
     config.data.crop = "random_resized"

@@ -6,11 +6,11 @@ As CIFAR-10 (8x8 patches, learned positions) with batch 1024. Expected cost: 120
 images, about 7.5 GFLOP an image. Result: not measured.
 """
 
-from selfie_tf.config import Config
+from selfie_tf.config import SelfieConfig
 
 
-def get_config() -> Config:
-    config = Config()
+def get_config() -> SelfieConfig:
+    config = SelfieConfig()
     config.data.name = "tfds:downsampled_imagenet/32x32"
     config.train.batch_size = 1024
     return config

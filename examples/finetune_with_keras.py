@@ -15,7 +15,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) 
 
 import tf_keras as keras  # noqa: E402  (Keras 2)
 
-from selfie_tf.pretraining import load_pretrained  # noqa: E402
+from selfie_tf.training.load import load_pretrained  # noqa: E402
 
 pretrained, images, output = sys.argv[1:]
 size, epochs = 32, 5

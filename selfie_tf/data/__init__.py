@@ -1,0 +1,45 @@
+"""Where images come from, and how they become batches.
+
+A new kind of source is one module with an `open_source`, and one line in `SOURCES`.
+"""
+
+from selfie_tf.data import folder, synthetic, tfds
+from selfie_tf.errors import UserError
+
+SOURCES = {
+    "builtin": synthetic.open_source,
+    "folder": folder.open_source,
+    "tfds": tfds.open_source,
+}
+
+
+def make_source(data, data_dir: str = "", download: bool = False, remote: bool = False):
+    """Opens the source that `data.name` asks for.
+
+    Args:
+      data: The `data` section of a config, see `config.ImagesConfig`.
+      data_dir: Folder of prepared TensorFlow Datasets.
+      download: Whether TensorFlow Datasets may fetch the data.
+      remote: Whether the input runs on the hosts of a TPU, which see neither this machine's files
+        nor its Python.
+
+    Returns:
+      A `data.source.IndexedSource`, or something with the same methods.
+
+    Raises:
+      UserError: If there is no such data.
+    """
+    kind, _, location = data.name.partition(":")
+    if kind not in SOURCES or not location:
+        known = ", ".join(f"{name}:..." for name in SOURCES)
+        raise UserError(f"data.name={data.name!r}: expected one of {known}")
+    return SOURCES[kind](location, data, data_dir, download, remote)
+
+
+def check_batch_size(config, source) -> None:
+    """Raises UserError if `source` has fewer training images than one batch of `config`."""
+    if source.num_train < config.train.batch_size:
+        raise UserError(
+            f"data.name={config.data.name} has {source.num_train} training images, fewer than one "
+            f"batch: lower --config.train.batch_size={config.train.batch_size}"
+        )

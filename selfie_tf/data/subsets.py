@@ -6,7 +6,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from selfie_tf.data.sources import reading
+from selfie_tf.data.source import reading
 from selfie_tf.errors import UserError
 
 

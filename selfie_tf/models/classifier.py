@@ -8,20 +8,20 @@ from selfie_tf.layers.attention import at_least_float32
 from selfie_tf.layers.attention_pooling import AttentionPooling
 from selfie_tf.layers.resnet import ResNetV2
 from selfie_tf.losses import classification_loss, top_k
-from selfie_tf.models.parts import (
+from selfie_tf.models.base import (
+    TrainableModel,
     build_under_name,
     constructor_arguments,
     make_positions,
     normalize,
     patch_vectors,
 )
-from selfie_tf.models.steps import StepModel
 from selfie_tf.patches import patchify
 
 TOP5_FROM = 20  # classes; with fewer, top-5 says little
 
 
-class ImageClassifier(StepModel):
+class ImageClassifier(TrainableModel):
     """A network that makes features of images, and a dense layer.
 
     A subclass calls `_make_head` in its constructor, builds `head`, and has `features` and
@@ -62,7 +62,7 @@ class ImageClassifier(StepModel):
         features = self.features(images, training=training)
         return at_least_float32(self.head(at_least_float32(features)))
 
-    def outcomes(self, data, training: bool) -> tuple:
+    def loss_and_accuracy(self, data, training: bool) -> tuple:
         """Loss of each image, and whether the label is answered; labels of -1 count as wrong."""
         images, labels = data
         logits = self(images, training=training)
@@ -79,7 +79,7 @@ class ImageClassifier(StepModel):
         self.build()
 
 
-class Classifier(ImageClassifier):
+class ResNetClassifier(ImageClassifier):
     """ResNet-50 v2, or P and attention pooling (Figure 5, Table 2), and a dense layer.
 
     "resnet50" is the whole network over the full image, then global average pooling. Groups 1 to 3

@@ -11,14 +11,14 @@ from selfie_tf.layers.attention_pooling import QueryPooling
 from selfie_tf.layers.decoder import UpsamplingDecoder
 from selfie_tf.layers.resnet import EXPANSION, BottleneckUnit, ResNetV2
 from selfie_tf.losses import classification_loss, pixel_accuracy
-from selfie_tf.models.classifier import ImageClassifier
-from selfie_tf.models.parts import (
+from selfie_tf.models.base import (
+    TrainableModel,
     build_under_name,
     constructor_arguments,
     make_positions,
     patch_vectors,
 )
-from selfie_tf.models.steps import StepModel
+from selfie_tf.models.classifier import ImageClassifier
 from selfie_tf.patches import patchify
 
 QUERIES = ("per_location", "pooled")
@@ -142,7 +142,7 @@ def _make_encoder(arguments):
     return PatchEncoder(**{name: arguments[name] for name in names}, name="encoder")
 
 
-class PatchFormerPretrainer(StepModel):
+class PatchFormerPretrainer(TrainableModel):
     """Decodes the grey content of an image's hidden patches from its visible ones (section 2.1).
 
     The visible patches become context vectors (`PatchEncoder`). For each hidden place the query,
@@ -237,7 +237,7 @@ class PatchFormerPretrainer(StepModel):
         logits = self.decoder(tf.reshape(v, [-1, encoder.hidden_dim]), training=training)
         return tf.reshape(logits, [-1, targets.shape[1], *logits.shape[1:]])
 
-    def outcomes(self, data: dict, training: bool) -> tuple:
+    def loss_and_accuracy(self, data: dict, training: bool) -> tuple:
         """Loss and pixel accuracy of each image; `data` as `call`'s x, with `target_levels`."""
         logits, levels = self(data, training=training), data["target_levels"]
         smoothing = self.label_smoothing if training else 0.0

@@ -6,16 +6,16 @@ from selfie_tf.layers.attention import at_least_float32
 from selfie_tf.layers.attention_pooling import AttentionPooling
 from selfie_tf.layers.resnet import ResNetV2
 from selfie_tf.losses import patch_accuracy, patch_classification_loss
-from selfie_tf.models.parts import (
+from selfie_tf.models.base import (
+    TrainableModel,
     build_under_name,
     constructor_arguments,
     make_positions,
     patch_vectors,
 )
-from selfie_tf.models.steps import StepModel
 
 
-class SelfiePretrainer(StepModel):
+class SelfiePretrainer(TrainableModel):
     """Predicts which of an image's hidden patches belongs at each of its hidden places.
 
     P turns every patch into a vector h. The seen ones, with their position embeddings, are pooled
@@ -169,7 +169,7 @@ class SelfiePretrainer(StepModel):
             at_least_float32(v), at_least_float32(target), transpose_b=True
         )
 
-    def outcomes(self, data: dict, training: bool) -> tuple:
+    def loss_and_accuracy(self, data: dict, training: bool) -> tuple:
         """Loss and patch accuracy of each image; see `call` for `data`."""
         logits = self(data, training=training)
         return patch_classification_loss(logits), patch_accuracy(logits)

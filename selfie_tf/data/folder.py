@@ -1,0 +1,197 @@
+"""Images in a folder of files."""
+
+import hashlib
+import logging
+import math
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from selfie_tf.data.decode import IMAGE_SUFFIXES, read_image
+from selfie_tf.data.source import HELD_OUT_SPLITS, NOT_REMOTE, IndexedSource
+from selfie_tf.errors import UserError
+
+
+class FolderSource(IndexedSource):
+    """All images below a folder, whatever its depth; class folders are only needed for labels.
+
+    Where the folder holds no other folders than `train` and `test` (or `validation`, `val`,
+    `valid`), these are the training and the held-out images; else `held_out` of the images are held
+    out, chosen by a hash of their names, so that more images change little. An image's class is the
+    first folder on its way from there.
+
+    Args:
+      path: of the folder.
+      held_out: images to keep out of training; never more than a tenth, but at least one.
+      min_side: shorter side in pixels that a JPEG may be shrunk to while it is decoded.
+      corrupt_budget: largest part of the files that may be unreadable; one always may, unless 0.
+      max_pixels: larger images count as unreadable.
+      test_split: folder of the held-out images; "" for one of the three.
+
+    Raises:
+      UserError: if there is no such folder or split, or not two images in it.
+    """
+
+    def __init__(self, path, held_out, min_side, corrupt_budget, max_pixels, test_split=""):
+        if not tf.io.gfile.isdir(path):
+            raise UserError(f"data.name=folder:{path}: no such folder; give an existing one")
+        self._min_side, self._max_pixels = min_side, max_pixels
+        self._budget = corrupt_budget
+        self._corrupt = {}
+        folders = {name.rstrip("/") for name in tf.io.gfile.listdir(path)}
+        folders = {
+            f for f in folders if f[0] not in "._" and tf.io.gfile.isdir(os.path.join(path, f))
+        }
+        splits = [test_split] if test_split else HELD_OUT_SPLITS
+        split = next((s for s in splits if s in folders), None)
+        if test_split and (split is None or "train" not in folders or split == "train"):
+            raise UserError(
+                f"data.test_split={test_split}: {path} does not hold the folders train and "
+                f"{test_split}, but {', '.join(sorted(folders)) or 'none'}; give "
+                "--config.data.test_split= to hold some of the images out instead"
+            )
+        if split and "train" in folders and not test_split:
+            others = sorted(folders - {"train", *HELD_OUT_SPLITS})
+            if others:
+                raise UserError(
+                    f"data.name=folder:{path} holds {', '.join(others)} beside train and {split}; "
+                    f"give --config.data.test_split={split} to use train and {split} alone, or "
+                    "move the others elsewhere"
+                )
+        roots = [path, path]
+        if "train" in folders and (test_split or folders <= {"train", *HELD_OUT_SPLITS}):
+            roots = [os.path.join(path, name) for name in ("train", split or "train")]
+            train = list_images(roots[0])
+            test = list_images(roots[1]) if split else []
+            if test_split and not test:
+                raise UserError(f"data.test_split={test_split}: no images in {roots[1]}")
+        else:
+            train, test = list_images(path), []
+        if not test:
+            # A fixed choice, whatever the seed, so that runs can be compared.
+            roots[1] = roots[0]
+            count = max(1, min(held_out, len(train) // 10))
+            test = sorted(sorted(train, key=lambda name: _hash(name, path))[:count])
+            train = sorted(set(train) - set(test))
+        if not train:
+            raise UserError(
+                f"data.name=folder:{path}: {'one image' if test else 'no images'} in it or below; "
+                f"expected at least two files ending in {', '.join(IMAGE_SUFFIXES)}"
+            )
+        logging.info("%s: %d training and %d held-out images", path, len(train), len(test))
+        super().__init__(train, test, self._label(train, test, roots))
+        self._path = path
+        names = [os.path.relpath(name, path) for name in (*train, *test)]
+        self.fingerprint = hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+    def _label(self, train, test, roots):
+        """Labels of both lists, or None; sets `class_names` or `no_labels`."""
+        classes = [
+            [os.path.relpath(name, root).rpartition("/")[0].partition("/")[0] for name in names]
+            for names, root in zip((train, test), roots, strict=True)
+        ]
+        known = {label: i for i, label in enumerate(sorted(set(classes[0])))}
+        for names, found in zip((train, test), classes, strict=True):
+            for name, label in zip(names, found, strict=True):
+                if not label:
+                    self.no_labels = f"{name} lies in no class folder"
+                elif label not in known:
+                    self.no_labels = f"{name} is of a class that has no training images"
+                    if roots[0] == roots[1]:
+                        self.no_labels += " left when it is held out; add images or a test folder"
+        if not self.no_labels and len(known) < 2:
+            self.no_labels = f"all images are of one class, {next(iter(known))}"
+        if self.no_labels:
+            return None
+        self.class_names = tuple(known)
+        return [[known[label] for label in found] for found in classes]
+
+    def train_ids(self) -> list:
+        """Paths below the folder."""
+        return [os.path.relpath(name, self._path) for name in self._train]
+
+    def _load(self, items, index):
+        def load(i):
+            # An unreadable file gives way to the next one, so that the image at a position stays a
+            # function of the position.
+            for k in range(len(items)):
+                path = str(items[(i + k) % len(items)])
+                if path in self._corrupt:
+                    continue
+                try:
+                    image = read_image(path, self._max_pixels, self._min_side)
+                    return image, np.int64((i + k) % len(items))
+                except Exception as error:  # decoders throw whatever they like
+                    self._count(path, error)
+            self.failure = UserError(f"none of {len(items)} images is readable, not even {path}")
+            raise self.failure
+
+        image, taken = tf.numpy_function(load, [index], [tf.uint8, tf.int64])
+        return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(taken, [])
+
+    def _count(self, path, error):
+        self._corrupt[path] = str(error)
+        total = self.num_train + self.num_held_out
+        logging.warning("skipped unreadable image %s (%s)", path, error)
+        if len(self._corrupt) > (max(1, self._budget * total) if self._budget else 0):
+            self.failure = UserError(
+                f"{len(self._corrupt)} of {total} images are unreadable, more than "
+                f"data.corrupt_budget={self._budget:g} allows; the last one: {path} ({error}); "
+                f"mend or remove it, or raise --config.data.corrupt_budget"
+            )
+            raise self.failure
+
+
+def list_images(path: str) -> list:
+    """Sorted paths of all image files at any depth below `path`; says what else it passed over."""
+    found, other, seen = [], {}, set()
+    try:
+        walked = list(tf.io.gfile.walk(path))
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: a file name in it or below is not UTF-8 ({error.object!r}); rename the file"
+        ) from error
+    for folder, _, names in walked:
+        inside = os.path.relpath(folder, path).split("/")
+        if any(part == "__MACOSX" or (part[0] == "." and part != ".") for part in inside):
+            continue
+        real = os.path.realpath(folder) if "://" not in folder else folder
+        if real in seen:  # a link back up
+            continue
+        seen.add(real)
+        for name in names:
+            suffix = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                continue
+            if suffix in IMAGE_SUFFIXES:
+                found.append(os.path.join(folder, name))
+            else:
+                other[suffix or name] = other.get(suffix or name, 0) + 1
+    if other:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(other.items())[:10])
+        logging.info("%s: passed over files that are no images: %s", path, kinds)
+    return sorted(found)
+
+
+def _hash(name, root):
+    return hashlib.sha256(os.path.relpath(name, root).encode()).hexdigest()
+
+
+def open_source(location: str, data, data_dir: str, download: bool, remote: bool) -> FolderSource:
+    """Opens `folder:LOCATION`, see `data.make_source`."""
+    if remote:
+        raise UserError(f"data.name={data.name}: {NOT_REMOTE}")
+    # A JPEG may be shrunk while it is decoded, but no crop of it may have to be enlarged for that.
+    min_side = math.ceil(data.image_size / getattr(data, "test_crop", 1.0))
+    if data.crop == "random_resized":
+        wanted = data.image_size * (4 / 3) ** 0.5 * data.min_crop_area**-0.5
+        min_side = max(min_side, math.ceil(wanted))
+    return FolderSource(
+        os.path.expanduser(location),
+        data.held_out,
+        min_side,
+        data.corrupt_budget,
+        data.max_pixels,
+        data.test_split,
+    )

@@ -1,0 +1,128 @@
+"""From a run to a SavedModel with a model card; see `savedmodel` for what is in it."""
+
+import logging
+
+import tensorflow as tf
+
+from selfie_tf.config import flatten, to_dict
+from selfie_tf.errors import UserError
+from selfie_tf.storage import saved_model
+from selfie_tf.storage.files import read_json
+from selfie_tf.training.build import num_weights
+from selfie_tf.training.load import is_finetuning, load_finetuning_run, load_pretraining_run
+from selfie_tf.training.run import versions
+
+
+def export(workdir: str, output: str) -> None:
+    """Writes the features of a pretraining run, or the classifier of a finetuning run.
+
+    Args:
+      workdir: of the run, finished or not.
+      output: folder to make.
+
+    Raises:
+      UserError: see `training.load_run` and `saved_model.write`.
+    """
+    saved_model.check_output(output)
+    if saved_model.read_info(workdir) is not None:
+        raise UserError(f"--workdir={workdir} is an export already; copy it")
+    classifier = is_finetuning(workdir)
+    run = load_finetuning_run(workdir) if classifier else load_pretraining_run(workdir)
+    model, config = run.model, run.config
+
+    def function(images, training):
+        if classifier:
+            return model(images, training=training)
+        return model.image_features(images, training=training)
+
+    command = f"python bin/export.py --workdir={workdir} --output={output}"
+    info = {
+        "kind": "classifier" if classifier else "features",
+        "origin": run.origin,
+        "step": run.step,
+        "config": to_dict(config),
+        "fingerprint": run.fingerprint,
+        "result": read_json(workdir, "result.json") or {},
+        "command": command,
+        "versions": versions(),
+    }
+
+    def card(digests):
+        return _card(info, run, function, digests)
+
+    size = config.data.image_size
+    layer = model if classifier else model.feature_layer
+    saved_model.write(output, model, layer, function, size, run.class_names, info, card)
+    logging.info("exported %s to %s", run.origin, output)
+
+
+def _is_patchformer(config):
+    return "patchformer" in (getattr(config, "method", ""), getattr(config.model, "head", ""))
+
+
+def _card(info, run, function, digests):
+    config, size = run.config, run.config.data.image_size
+    classifier = info["kind"] == "classifier"
+    dim = function(tf.zeros([1, size, size, 3], tf.uint8), False).shape[-1]
+    answer = f"`logits`, `probabilities` float32 `[B, {dim}]` and `class` string `[B]`"
+    if not classifier:
+        what = "P's feature map, averaged over the image"
+        if _is_patchformer(config):
+            what = "the context of all patches, pooled"
+        answer = f"`features` float32 `[B, {dim}]`: {what}"
+    training = ""
+    if _is_patchformer(config):
+        training = "patches are left out, units dropped, " if classifier else "units are dropped, "
+    measured = {
+        key: value
+        for key, value in info["result"].items()
+        if isinstance(value, (int, float)) and key not in ("steps", "resumed_at")
+    }
+    lines = [
+        f"# Image {info['kind']}, {'finetuned' if classifier else 'pretrained'} with selfie_tf",
+        "",
+        f"From {info['origin']}; {num_weights(run.model):,} trainable weights.",
+        "",
+        "## Use",
+        "",
+        f"Images are RGB, {size}x{size} pixels, values 0 to 255: uint8, or float32 of the same "
+        f"range. The `serving_default` signature takes `images` uint8 `[B, {size}, {size}, 3]` "
+        f"(`serving_float32`: float32) and answers {answer}. Scale and crop your images to a "
+        f"central {size}x{size} square first.",
+        "",
+        "```python",
+        "import tensorflow as tf",
+        "model = tf.saved_model.load(PATH)",
+        "model.signatures['serving_default'](images=images)",
+        f"model(images, False)  # {'logits' if classifier else 'features'}, for inference",
+        "model(images, True)   # the same for training: "
+        + f"{training}batch statistics are used, and moved",
+        "model.trainable_variables",
+        "```",
+        "",
+        "Or `hub.KerasLayer(PATH, trainable=True)`"
+        + (
+            "."
+            if classifier
+            else ", or `python bin/finetune.py --config.init_from=PATH` of selfie_tf."
+        ),
+        "",
+    ]
+    if classifier:
+        lines += [
+            "## Classes",
+            "",
+            ", ".join(run.class_names) + ". Also as `model.class_names()`.",
+            "",
+        ]
+    lines += ["## Measured", ""]
+    lines += [f"- {key}: {value:g}" for key, value in measured.items()] or [
+        f"The run had not finished: step {info['step']} of {config.train.steps}."
+    ]
+    lines += ["", "## Config", "", "| key | value |", "|---|---|"]
+    lines += [f"| {key} | {value} |" for key, value in flatten(config).items()]
+    lines += ["", "## Made with", "", f"`{info['command']}`", ""]
+    lines += [f"- {key}: {value}" for key, value in info["versions"].items() if value]
+    lines += ["", "## sha256", "", "```"]
+    lines += [f"{digest}  {name}" for name, digest in digests.items()]
+    return "\n".join([*lines, "```", ""])

@@ -1,0 +1,125 @@
+"""Checkpoints that survive any kill: complete or not there, verified, with a way back.
+
+A checkpoint is a folder `step-NNNNNNNN` of TensorFlow's files and, written last, a manifest of
+their sha256. A folder without its manifest is a write that was cut short. TensorFlow's own
+CheckpointManager neither falls back from a damaged newest checkpoint nor notices a lost index file.
+"""
+
+import json
+import logging
+import os
+
+import tensorflow as tf
+
+from selfie_tf.errors import UserError
+from selfie_tf.storage.files import sha256, write_atomically
+
+_MANIFEST = "manifest.json"
+_PREFIX = "step-"
+
+
+class Checkpointer:
+    """Saves and restores one tf.train.Checkpoint by step number.
+
+    Args:
+      directory: holds the checkpoints.
+      checkpoint: what to save; its variables must all exist.
+      keep: number of newest checkpoints to keep.
+      scratch: "" in the process that writes. With several workers every one must call `save`, as
+        the reading of variables may be collective; the others' files are thrown away, and this
+        is the folder for them, another one for each.
+    """
+
+    def __init__(
+        self, directory: str, checkpoint: tf.train.Checkpoint, keep: int = 3, scratch: str = ""
+    ):
+        self._directory, self._checkpoint = directory, checkpoint
+        self._keep, self._scratch = keep, scratch
+
+    def steps(self) -> list:
+        """Steps of the complete checkpoints, ascending; not yet verified."""
+        if not tf.io.gfile.isdir(self._directory):
+            return []
+        names = [name.rstrip("/") for name in tf.io.gfile.listdir(self._directory)]
+        return sorted(
+            int(name.removeprefix(_PREFIX))
+            for name in names
+            if name.removeprefix(_PREFIX).isdigit()
+            and tf.io.gfile.exists(os.path.join(self._directory, name, _MANIFEST))
+        )
+
+    def save(self, step: int) -> None:
+        """Writes the checkpoint of `step`, then removes the oldest and any cut-short ones."""
+        if self._scratch:
+            scratch = os.path.join(self._directory, self._scratch)
+            self._checkpoint.write(os.path.join(scratch, "state"))
+            tf.io.gfile.rmtree(scratch)
+            return
+        folder = self._folder(step)
+        if tf.io.gfile.exists(folder):  # cut short before, or found damaged
+            tf.io.gfile.rmtree(folder)
+        tf.io.gfile.makedirs(folder)
+        self._checkpoint.write(os.path.join(folder, "state"))
+        manifest = {"step": step, "sha256": _digests(folder)}
+        write_atomically(os.path.join(folder, _MANIFEST), json.dumps(manifest, indent=1))
+        self._remove_old()
+
+    def restore(self) -> int:
+        """Restores the newest checkpoint that is whole; falls back to older ones, saying so.
+
+        Returns:
+          its step; 0 if there is no checkpoint.
+
+        Raises:
+          UserError: if there are checkpoints and none is whole, or one belongs to another model.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            problem = self._problem(step)
+            if problem:
+                logging.warning("checkpoint %s is damaged (%s)", self._folder(step), problem)
+                continue
+            try:
+                status = self._checkpoint.read(os.path.join(self._folder(step), "state"))
+                status.assert_existing_objects_matched().assert_consumed()
+            except (AssertionError, ValueError) as error:
+                line = str(error).strip().splitlines()[0]
+                raise UserError(
+                    f"checkpoint {self._folder(step)} is of another model ({line}); "
+                    "use another --workdir"
+                ) from error
+            if step != steps[-1]:
+                logging.warning("fell back to the checkpoint of step %d", step)
+            return step
+        if steps:
+            raise UserError(
+                f"all {len(steps)} checkpoints in {self._directory} are damaged; bring one back, "
+                "or remove that folder to start over"
+            )
+        return 0
+
+    def _folder(self, step):
+        return os.path.join(self._directory, f"{_PREFIX}{step:08d}")
+
+    def _problem(self, step):
+        folder = self._folder(step)
+        try:
+            with tf.io.gfile.GFile(os.path.join(folder, _MANIFEST)) as file:
+                expected = json.load(file)["sha256"]
+            found = _digests(folder)
+        except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
+            return str(error)
+        wrong = [name for name in expected if found.get(name) != expected[name]]
+        return f"{', '.join(wrong)} changed or lost" if wrong or not expected else None
+
+    def _remove_old(self):
+        kept = {os.path.basename(self._folder(step)) for step in self.steps()[-self._keep :]}
+        for name in tf.io.gfile.listdir(self._directory):
+            name = name.rstrip("/")
+            if name.startswith(_PREFIX) and name not in kept:
+                tf.io.gfile.rmtree(os.path.join(self._directory, name))
+
+
+def _digests(folder):
+    names = sorted(name for name in tf.io.gfile.listdir(folder) if name.startswith("state"))
+    return {name: sha256(os.path.join(folder, name)) for name in names}

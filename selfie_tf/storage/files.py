@@ -1,0 +1,74 @@
+"""Small files, local or remote: written at once or not at all, read with one clear error."""
+
+import hashlib
+import json
+import os
+
+import tensorflow as tf
+
+from selfie_tf.errors import UserError
+
+
+def write_atomically(path: str, text: str) -> None:
+    """Writes under another name, then renames: a reader sees all of it or the file before it."""
+    temporary = f"{path}.tmp"
+    with tf.io.gfile.GFile(temporary, "w") as file:
+        file.write(text)
+    tf.io.gfile.rename(temporary, path, overwrite=True)
+
+
+def sha256(path: str) -> str:
+    """Hexadecimal digest of a file."""
+    digest = hashlib.sha256()
+    with tf.io.gfile.GFile(path, "rb") as file:
+        while block := file.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_json(path: str, name: str) -> dict | None:
+    """The object in a file of a run, None if there is no such file.
+
+    Args:
+      path: work directory.
+      name: of the file.
+
+    Raises:
+      UserError: if it holds no JSON object.
+    """
+    try:
+        with tf.io.gfile.GFile(os.path.join(path, name)) as file:
+            value = json.load(file)
+        if not isinstance(value, dict):
+            raise ValueError("it holds no object")
+        return value
+    except (tf.errors.NotFoundError, tf.errors.FailedPreconditionError):  # or `path` is a file
+        return None
+    except (ValueError, tf.errors.OpError) as error:
+        raise UserError(
+            f"{os.path.join(path, name)} cannot be read ({error}); remove it, or use another "
+            "work directory"
+        ) from error
+
+
+def read_points(path: str, name: str) -> list:
+    """The log points of a run as dicts, ascending; without a line cut short by a kill.
+
+    Args:
+      path: work directory.
+      name: "metrics.jsonl" or "evaluations.jsonl".
+    """
+    try:
+        with tf.io.gfile.GFile(os.path.join(path, name)) as file:
+            lines = file.read().splitlines()
+    except tf.errors.NotFoundError:
+        return []
+    points = []
+    for line in lines:
+        try:
+            point = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(point, dict) and "step" in point:
+            points.append(point)
+    return points

@@ -1,0 +1,143 @@
+"""The work directory of a run: config.json, metrics.jsonl, result.json, and the lock."""
+
+import json
+import os
+
+import tensorflow as tf
+
+from selfie_tf.config import RunConfig, flatten, from_dict, kind_of_run, to_dict
+from selfie_tf.errors import UserError
+from selfie_tf.storage.files import read_json, read_points, write_atomically
+
+
+class WorkDir:
+    """Opens or makes the directory for one run of `config`.
+
+    Args:
+      path: local, or anything that tf.io.gfile writes (gs://...).
+      config: validated.
+      is_chief: whether this process writes; the others only read.
+
+    Raises:
+      UserError: if the directory belongs to a run of another config, or is in use.
+    """
+
+    def __init__(self, path: str, config: RunConfig, is_chief: bool = True):
+        self.path, self._config, self._is_chief, self._lock = path, config, is_chief, None
+        if is_chief:
+            try:
+                for name in ("", "checkpoints", "figures", "tensorboard"):
+                    tf.io.gfile.makedirs(self.join(name))
+                self._lock = _lock(path)
+            except (OSError, tf.errors.OpError) as error:
+                reason = getattr(error, "message", None) or error.strerror
+                raise UserError(
+                    f"--workdir={path}: cannot be made or written ({reason}); use another one"
+                ) from error
+        self._check_config(config)
+
+    def begin(self, fingerprint: str) -> None:
+        """Writes config.json, or checks that the images are those the run began with.
+
+        Not when the directory is opened: a mistake in the config is not to tie it to the directory.
+
+        Args:
+          fingerprint: see `data.sources.IndexedSource`.
+
+        Raises:
+          UserError: if the images have changed.
+        """
+        data = self.read_json("data.json") or {"fingerprint": fingerprint}
+        if data != {"fingerprint": fingerprint}:
+            raise UserError(
+                f"--workdir={self.path} belongs to a run on other images, or another subset of "
+                f"them, than data.name={self._config.data.name} gives now; use another --workdir, "
+                "or bring back the very files to resume"
+            )
+        self.write_json("config.json", to_dict(self._config))
+        self.write_json("data.json", data)
+
+    def close(self) -> None:
+        """Lets go of the lock."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def join(self, *names: str) -> str:
+        return os.path.join(self.path, *names)
+
+    def result(self) -> dict | None:
+        """result.json of a finished run, else None."""
+        return self.read_json("result.json")
+
+    def write_result(self, result: dict) -> None:
+        self.write_json("result.json", result)
+
+    def points(self, name: str) -> list:
+        """See `read_points`."""
+        return read_points(self.path, name)
+
+    def append(self, name: str, point: dict) -> None:
+        if self._is_chief:
+            with tf.io.gfile.GFile(self.join(name), "a") as file:
+                file.write(json.dumps(point) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drops log points after `step`, which a resumed run will write again."""
+        for name in ("metrics.jsonl", "evaluations.jsonl"):
+            points = self.points(name)
+            if self._is_chief and points:
+                kept = [json.dumps(point) + "\n" for point in points if point["step"] <= step]
+                write_atomically(self.join(name), "".join(kept))
+
+    def write_json(self, name: str, value: dict) -> None:
+        if self._is_chief:
+            write_atomically(self.join(name), json.dumps(value, indent=2) + "\n")
+
+    def read_json(self, name: str) -> dict | None:
+        """See the function of this name."""
+        return read_json(self.path, name)
+
+    def _check_config(self, config):
+        before = self.read_json("config.json")
+        if before is None:
+            return
+        kind = kind_of_run(before)
+        if kind != kind_of_run(to_dict(config)):
+            raise UserError(f"--workdir={self.path} belongs to a {kind} run; use another --workdir")
+        try:
+            before = from_dict(type(config), before)
+        except UserError as error:
+            raise UserError(
+                f"{self.join('config.json')} cannot be used ({error}); use another --workdir"
+            ) from error
+        old, new = flatten(before), flatten(config)
+        differing = [f"{k} ({old[k]!r}, now {new[k]!r})" for k in new if old[k] != new[k]]
+        if differing:
+            raise UserError(
+                f"--workdir={self.path} belongs to a run of another config, which differs in "
+                f"{', '.join(differing)}; use another --workdir, or the same config to resume"
+            )
+
+
+def _lock(path):
+    """An exclusive lock that ends with the process, however it ends; None where there is none."""
+    if "://" in path:
+        return None
+    import fcntl  # Unix, as TensorFlow's own support
+
+    file = open(os.path.join(path, ".lock"), "a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        owner = file.read().strip()
+        file.close()
+        raise UserError(
+            f"--workdir={path} is in use by another run (process {owner}); "
+            "wait for it, stop it, or use another --workdir"
+        ) from error
+    file.seek(0)
+    file.truncate()
+    file.write(str(os.getpid()))
+    file.flush()
+    return file

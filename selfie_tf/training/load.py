@@ -1,0 +1,147 @@
+"""Runs and exports, read back from disk."""
+
+import dataclasses
+import os
+import typing
+
+import tensorflow as tf
+import tf_keras as keras
+
+from selfie_tf.config import FinetuneConfig, PretrainConfig
+from selfie_tf.errors import UserError
+from selfie_tf.methods import read_config
+from selfie_tf.storage import saved_model
+from selfie_tf.storage.checkpoints import Checkpointer
+from selfie_tf.storage.files import read_json
+from selfie_tf.training.build import build_classifier, build_pretrainer, compile_model
+
+
+@dataclasses.dataclass
+class LoadedRun:
+    """A model read from disk, and what is known of it.
+
+    Attributes:
+      model: Compiled, in float32 (float64 if the run was).
+      config: The run's config.
+      class_names: Of a classifier; empty after pretraining.
+      step: The step of its weights.
+      origin: One line that says where it is from.
+      fingerprint: Of the images it was trained on, see `data.source.IndexedSource`.
+    """
+
+    model: keras.Model
+    config: typing.Any
+    class_names: tuple
+    step: int
+    origin: str
+    fingerprint: str
+
+    def check_images(self, source) -> None:
+        """Raises UserError if the run's images have changed, and with them the held-out ones."""
+        if self.fingerprint.partition("#")[0] not in ("", source.fingerprint):
+            raise UserError(
+                f"data.name={self.config.data.name} holds other images than the run was trained "
+                "on, so held-out images may have been trained on; bring back the very files, or "
+                "give others with --data_name"
+            )
+
+
+def load_pretraining_run(path: str) -> LoadedRun:
+    """Loads a pretraining run.
+
+    Args:
+      path: The work directory of the run, finished or not, or an export of it.
+
+    Raises:
+      UserError: If there is neither at `path`, no whole checkpoint, or a damaged export.
+    """
+    return _load(path, PretrainConfig, lambda config, _: build_pretrainer(config))
+
+
+def load_finetuning_run(path: str) -> LoadedRun:
+    """Loads a finetuning run; see `load_pretraining_run`."""
+    return _load(path, FinetuneConfig, lambda config, names: build_classifier(config, len(names)))
+
+
+def load_pretrained(path: str) -> keras.Model:
+    """Loads the model of a pretraining run.
+
+    Args:
+      path: The work directory of the run, finished or not, or an export of it.
+
+    Returns:
+      The model, a `SelfiePretrainer` or `PatchFormerPretrainer`, with the weights of the newest
+      whole checkpoint. `.patch_network` is P, `.attention_pooling` pools P's vectors, and
+      `.image_features(images)` gives what exports give.
+
+    Raises:
+      UserError: If there is neither at `path`, no whole checkpoint, or a damaged export.
+    """
+    return load_pretraining_run(path).model
+
+
+def load_finetuned(path: str) -> keras.Model:
+    """Loads the classifier of a finetuning run; arguments and errors as `load_pretrained`."""
+    return load_finetuning_run(path).model
+
+
+def is_finetuning(path: str) -> bool:
+    """Whether a work directory or export is of a finetuning run.
+
+    Raises:
+      UserError: If there is neither at `path`.
+    """
+    return isinstance(read_run_config(path), FinetuneConfig)
+
+
+def read_run_config(path: str):
+    """The config of a work directory or export.
+
+    Raises:
+      UserError: If there is neither at `path`.
+    """
+    return _config(path, saved_model.read_info(path))
+
+
+def _load(path, kind, build):
+    info = saved_model.read_info(path)
+    config = _config(path, info)
+    if not isinstance(config, kind):
+        found, wanted = ("finetuning", "pretraining")[:: 1 if kind is PretrainConfig else -1]
+        raise UserError(f"{path} is of a {found} run; give one of a {wanted} run")
+    about = info if info is not None else read_json(path, "subset.json") or {}
+    class_names = about.get("class_names", ())
+    if kind is FinetuneConfig and not class_names:
+        raise UserError(f"{path}: no class names: its subset.json is lost; bring it back")
+    data = info if info is not None else read_json(path, "data.json") or {}
+    policy = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(
+        "float64" if config.train.precision == "float64" else "float32"
+    )
+    try:
+        model = build(config, class_names)
+        compile_model(config, model)
+    finally:
+        keras.mixed_precision.set_global_policy(policy)
+    if info is not None:
+        saved_model.restore(path, info, model)
+        step = info["step"]
+    else:
+        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        step = Checkpointer(os.path.join(path, "checkpoints"), checkpoint).restore()
+        if not step:
+            raise UserError(f"{path}: no checkpoint in it yet")
+    origin = f"{path} ({config.data.name}, step {step} of {config.train.steps})"
+    return LoadedRun(model, config, tuple(class_names), step, origin, data.get("fingerprint", ""))
+
+
+def _config(path, info):
+    values = read_json(path, "config.json") if info is None else info["config"]
+    if values is None:
+        raise UserError(
+            f"{path}: no config.json in it; give the work directory of a run, or an export"
+        )
+    try:
+        return read_config(values)
+    except UserError as error:
+        raise UserError(f"{path}: its config cannot be used ({error})") from error

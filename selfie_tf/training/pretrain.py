@@ -1,0 +1,86 @@
+"""Pretraining: from a config and images without labels to a pretrained network."""
+
+import logging
+
+import tensorflow as tf
+
+from selfie_tf.config import PretrainConfig
+from selfie_tf.data import make_source
+from selfie_tf.methods import METHODS
+from selfie_tf.training.build import build_pretrainer, compile_model, num_weights
+from selfie_tf.training.loop import Hook, Trainer, last_metrics, make_predict_fn
+from selfie_tf.training.pictures import Pictures
+from selfie_tf.training.run import Run
+
+
+def pretrain(
+    config: PretrainConfig,
+    workdir: str,
+    strategy: tf.distribute.Strategy | None = None,
+    data_dir: str = "",
+    download: bool = False,
+    remote_data: bool = False,
+) -> dict:
+    """Pretrains `config` in `workdir`, or resumes an earlier run of it.
+
+    Args:
+      config: A `config.SelfieConfig` or `config.PatchFormerConfig`.
+      workdir: The folder of this run alone; docs/GUIDE.md says what it holds afterwards.
+      strategy: See `distribution.strategy.make_strategy`; by default the current one.
+      data_dir, download, remote_data: See `data.make_source`.
+
+    Returns:
+      The contents of result.json.
+
+    Raises:
+      UserError: On anything that the user can mend, see `training.run.Run`.
+      Interrupted: On SIGTERM or SIGINT, after saving.
+    """
+    method = METHODS[config.method]
+    with Run(config, workdir, strategy or tf.distribute.get_strategy()) as run:
+        if run.result is not None:
+            return run.result
+        run.use(make_source(config.data, data_dir, download, remote_data))
+        run.prepare()
+        with run.strategy.scope():
+            model = build_pretrainer(config)
+            compile_model(config, model, run.steps_per_execution)
+        trainer = Trainer(run, model)
+        run.begin()
+        predict = make_predict_fn(run.strategy, model)
+        pictures = Pictures(method, run, predict)
+        pictures.rewind(trainer.step)
+        trainer.fit(
+            lambda step, shard, size: method.training_batches(
+                run.source, config, step, shard, size
+            ),
+            [Hook(config.train.picture_every, pictures.draw, at_start=True)],
+        )
+        pictures.draw_progress()
+        points = run.directory.points("metrics.jsonl")
+        trained = last_metrics(points, ("loss", method.accuracy), config.train.steps)
+        held_out = method.evaluate(config, run.source, predict)
+        result = {
+            **method.result(trained, held_out),
+            "trainable_weights": num_weights(model),
+            "resumed_at": trainer.resumed_at,
+            "data": {
+                "name": config.data.name,
+                "training_images": run.source.num_train,
+                "held_out_images": run.source.num_held_out,
+            },
+        }
+        if run.is_chief and points:
+            with tf.io.gfile.GFile(run.directory.join("figures", "curves.png"), "wb") as file:
+                method.draw_curves(file, points, result)
+        accuracy = trained[method.accuracy]
+        logging.info(
+            "finished: %s %s over the last %d steps; %s; see %s and %s",
+            method.accuracy.replace("_", " "),
+            "unknown" if accuracy is None else f"{accuracy:.3f}",
+            trained["averaged_steps"],
+            method.describe(held_out),
+            run.directory.join("result.json"),
+            run.directory.join("figures"),
+        )
+        return run.finish(result)

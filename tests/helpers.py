@@ -1,0 +1,189 @@
+"""What several test files share: tiny runs, commands, and what runs leave behind."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from selfie_tf.benchmarks.replicas import free_ports
+from selfie_tf.methods import METHODS
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SHARED = os.path.join(os.path.dirname(ROOT), "shared")
+
+# A Selfie that trains in seconds. No dropout is switched off: its state must be resumed too.
+TINY = [
+    "--config=configs/quickstart.py",
+    "--config.data.image_size=16",
+    "--config.patches.size=4",
+    "--config.model.width=2",
+    "--config.model.num_heads=2",
+    "--config.model.mlp_dim=16",
+    "--config.model.attention_layers=1",
+    "--config.data.eval_images=32",
+    "--config.optimizer.warmup_steps=4",
+    "--config.train.batch_size=16",
+    "--config.train.steps=24",
+    "--config.train.checkpoint_every=6",
+    "--config.train.log_every=4",
+    "--config.train.picture_every=12",
+]
+
+# PatchFormer: 8 patches of 4 pixels seen, 8 hidden, of which the middle 2x2 pixels are decoded.
+TINY_PATCHFORMER = [
+    "--config=configs/patchformer_cifar10.py",
+    *TINY[1:],
+    "--config.data.name=builtin:shapes",
+    "--config.patches.target_size=2",
+    "--config.optimizer.learning_rate=0.001",
+]
+
+TINY_FINETUNE = [
+    "--config=configs/finetune_quickstart.py",
+    *(flag for flag in TINY[1:] if "eval_images" not in flag and "picture_every" not in flag),
+    "--config.train.eval_every=12",
+]
+
+TINY_FINETUNE_PATCHFORMER = [
+    "--config=configs/finetune_patchformer_cifar10.py",
+    *TINY_FINETUNE[1:],
+    "--config.data.name=builtin:shapes",
+    "--config.data.label_fraction=0.05",
+    "--config.optimizer.learning_rate=0.001",
+]
+
+
+def start(*flags, env=None, command="bin/pretrain.py"):
+    """Starts a command from another directory than the repository's."""
+    return subprocess.Popen(
+        [sys.executable, os.path.join(ROOT, command), *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=os.path.expanduser("~"),
+        env={**os.environ, **(env or {})},
+    )
+
+
+def run(*flags, env=None, command="bin/pretrain.py"):
+    """Runs a command to its end: (exit code, stdout, stderr)."""
+    process = start(*flags, env=env, command=command)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+STEPS = 24
+
+# In float64, and not too fast: an untrained P amplifies rounding so much that two runs on one
+# replica, their weights 1e-7 apart, differ by 0.06 after 16 steps in float32.
+PARITY = [
+    "--config.train.precision=float64",
+    "--config.optimizer.learning_rate=0.001",
+    "--config.model.norm_synchronized=True",
+    "--config.model.dropout_rate=0.0",  # its masks differ by replica
+    "--config.train.steps=16",
+]
+SELFIE_PARITY = [*PARITY, "--config.model.logit_scale=sqrt_dim"]
+
+
+def weights(workdir, step=STEPS):
+    """{variable's path: value} of a checkpoint."""
+    path = os.path.join(workdir, "checkpoints", f"step-{step:08d}", "state")
+    reader = tf.train.load_checkpoint(path)
+    return {
+        name: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+        if name.startswith(("model/", "optimizer/")) and "metric" not in name
+    }
+
+
+def log_points(workdir):
+    with open(os.path.join(workdir, "metrics.jsonl")) as file:
+        return [json.loads(line) for line in file]
+
+
+def losses(workdir):
+    return {point["step"]: point["loss"] for point in log_points(workdir)}
+
+
+def assert_identical(workdir, expected, step=STEPS):
+    found = weights(workdir, step)
+    assert set(found) == set(expected) and len(found) > 100
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.time() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.time() < deadline
+        time.sleep(0.01)
+
+
+def start_workers(*flags, command="bin/pretrain.py", count=2, own=None):
+    """Starts TF_CONFIG processes; `own` has a list of more flags for each."""
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(count)]}
+    tasks = [{"type": "worker", "index": i} for i in range(count)]
+    return [
+        start(
+            *flags,
+            *(own[task["index"]] if own else ()),
+            command=command,
+            env={"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})},
+        )
+        for task in tasks
+    ]
+
+
+def finish_workers(*flags, **kwargs):
+    """Runs TF_CONFIG processes to their end: the stdout of each."""
+    processes, outputs = start_workers(*flags, **kwargs), []
+    try:
+        for process in processes:
+            out, err = process.communicate(timeout=500)
+            assert process.returncode == 0, err
+            outputs.append(out)
+    finally:
+        end(processes)
+    return outputs
+
+
+def end(processes):
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def assert_close(workdir, expected):
+    assert losses(workdir) == pytest.approx(losses(expected), abs=1e-5)
+    found = weights(workdir, 16)
+    for name, value in weights(expected, 16).items():
+        np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+
+
+def training_batches(source, config, *args, **kwargs):
+    """The batches of the config's method."""
+    return METHODS[config.method].training_batches(source, config, *args, **kwargs)
+
+
+def held_out_batches(source, config, *args, **kwargs):
+    """The held-out batches of the config's method."""
+    return METHODS[config.method].held_out_batches(source, config, *args, **kwargs)
+
+
+def make_batch(rng, batch=2, grid=4, context=12, size=4):
+    """A random model input as NumPy arrays, every image with a split of its own."""
+    order = np.stack([rng.permutation(grid * grid) for _ in range(batch)]).astype(np.int32)
+    patches = rng.integers(0, 256, [batch, grid * grid, size, size, 3], dtype=np.uint8)
+    return {
+        "context_patches": patches[:, :context],
+        "context_positions": order[:, :context],
+        "target_patches": patches[:, context:],
+        "target_positions": order[:, context:],
+    }

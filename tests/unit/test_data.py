@@ -1,0 +1,777 @@
+"""Sources, decoding and the input pipeline."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from selfie_tf.config import FinetuneConfig, SelfieConfig
+from selfie_tf.data import check_batch_size, crops, make_source, pipeline
+from selfie_tf.data.decode import read_image
+from selfie_tf.data.folder import FolderSource, list_images
+from selfie_tf.data.source import BatchShard, IndexedSource
+from selfie_tf.errors import UserError
+from selfie_tf.patches import unpatchify
+from selfie_tf.training.run import distribute
+
+from helpers import SHARED, held_out_batches, training_batches
+
+CIFAR = os.path.join(SHARED, "data", "tfds")
+PHOTOS = os.path.join(SHARED, "data", "imagenet_sample")
+needs_cifar = pytest.mark.skipif(not os.path.isdir(CIFAR), reason=f"no CIFAR-10 in {CIFAR}")
+needs_photos = pytest.mark.skipif(not os.path.isdir(PHOTOS), reason=f"no photographs in {PHOTOS}")
+
+
+def save(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    """40 images of several sizes, flat and nested, each of one colour that tells its number."""
+    for i in range(40):
+        height, width = rng.integers(20, 60, 2)
+        pixels = np.full([height, width, 3], [6 * i, 255 - 6 * i, 50], np.uint8)
+        place = [tmp_path, tmp_path / "a", tmp_path / "b" / "c"][i % 3]
+        save(place / f"{i:02d}.png", pixels)
+    (tmp_path / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def folder_config(path, image_size=16):
+    config = SelfieConfig()
+    config.data.name = f"folder:{path}"
+    config.data.image_size, config.patches.size, config.data.crop = image_size, 4, "center"
+    config.train.batch_size = 12
+    config.validate()
+    return config
+
+
+def numbers(batch):
+    """The image numbers of a batch from `folder`."""
+    return np.round(batch["context_patches"][:, 0, 0, 0, 0] / 6).astype(int)
+
+
+def as_numpy(dataset, count):
+    return [{k: v.numpy() for k, v in x.items()} for x in dataset.take(count)]
+
+
+def assert_same(batches, expected):
+    assert len(batches) == len(expected)
+    for batch, other in zip(batches, expected):
+        for name, value in other.items():
+            np.testing.assert_array_equal(batch[name], value, err_msg=name)
+
+
+# Decoding
+
+
+def test_modes_become_rgb(tmp_path, rng):
+    grey = rng.integers(0, 256, [6, 5], dtype=np.uint8)
+    rgb = rng.integers(0, 256, [6, 5, 3], dtype=np.uint8)
+    repeated = np.repeat(grey[..., None], 3, -1)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "grey16.png")
+    Image.fromarray(grey).convert("P").save(tmp_path / "palette.gif")
+    for kind in ("png", "bmp", "webp", "tiff"):
+        Image.fromarray(rgb).save(tmp_path / f"rgb.{kind}", lossless=True)
+    Image.fromarray(rgb).save(tmp_path / "lossy.webp")
+    assert read_image(str(tmp_path / "lossy.webp")).shape == (6, 5, 3)
+    alpha = np.concatenate([rgb, np.zeros([6, 5, 1], np.uint8)], -1)
+    alpha[0, 0, 3] = 255
+    Image.fromarray(alpha).save(tmp_path / "alpha.png")
+    for name, expected in [
+        ("grey.png", repeated),
+        ("grey16.png", repeated),
+        ("palette.gif", repeated),
+        ("rgb.png", rgb),
+        ("rgb.bmp", rgb),
+        ("rgb.webp", rgb),
+        ("rgb.tiff", rgb),
+    ]:
+        image = read_image(str(tmp_path / name))
+        assert image.dtype == np.uint8, name
+        np.testing.assert_array_equal(image, expected, err_msg=name)
+    blended = read_image(str(tmp_path / "alpha.png"))
+    np.testing.assert_array_equal(blended[0, 0], rgb[0, 0])
+    assert (blended.reshape(-1, 3)[1:] == 255).all()  # transparency shows white
+
+
+def test_16_bit_scales_and_does_not_clip(tmp_path):
+    Image.fromarray(np.array([[0, 1000, 30_000, 65_535]], np.uint16)).save(tmp_path / "x.png")
+    assert read_image(str(tmp_path / "x.png"))[0, :, 0].tolist() == [0, 4, 117, 255]
+
+
+def test_cmyk_jpeg(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "x.jpg", quality=95)
+    red = read_image(str(tmp_path / "x.jpg"))[4, 4]
+    assert red[0] > 200 and red[1] < 60 and red[2] < 60
+
+
+def test_exif_rotation_is_applied(tmp_path, rng):
+    pixels = np.zeros([8, 16, 3], np.uint8)
+    pixels[:, :8] = 255  # left half white
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    image = read_image(str(tmp_path / "x.png"))
+    assert image.shape == (16, 8, 3)
+    assert image[:8].min() == 255 and image[8:].max() == 0
+
+
+def test_an_animation_gives_its_first_frame(tmp_path):
+    frames = [Image.new("L", (6, 6), shade) for shade in (10, 200)]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    assert read_image(str(tmp_path / "x.gif"))[0, 0].tolist() == [10, 10, 10]
+
+
+def test_a_large_image_is_refused_before_it_is_decoded(tmp_path):
+    Image.new("1", (3000, 3000)).save(tmp_path / "x.png")
+    with pytest.raises(ValueError, match="3000x3000 is over 1000000 pixels"):
+        read_image(str(tmp_path / "x.png"), max_pixels=1_000_000)
+
+
+def test_a_shrunken_jpeg_keeps_its_least_side(tmp_path, rng):
+    Image.new("RGB", (1600, 800), (200, 30, 30)).save(tmp_path / "x.jpg")
+    image = read_image(str(tmp_path / "x.jpg"), min_side=100)
+    assert 100 <= image.shape[0] < 800
+    np.testing.assert_allclose(image.mean((0, 1)), [200, 30, 30], atol=3)
+
+
+# Sources
+
+
+def test_every_image_once_an_epoch_in_another_order_each_time(folder):
+    config = folder_config(folder)
+    source = make_source(config.data)
+    assert (source.num_train, source.num_held_out) == (36, 4)
+    seen = [numbers(b) for b in as_numpy(training_batches(source, config), 9)]
+    epochs = np.concatenate(seen).reshape(3, 36).tolist()
+    held_out = [
+        n for b in as_numpy(held_out_batches(source, config, 4, 4), 1) for n in numbers(b).tolist()
+    ]
+    for epoch in epochs:
+        assert sorted([*epoch, *held_out]) == list(range(40))
+    assert epochs[0] != epochs[1] != epochs[2]
+    config.train.seed = 1
+    other = [numbers(b) for b in as_numpy(training_batches(source, config), 3)]
+    assert np.concatenate(other).tolist() != epochs[0]
+
+
+def test_train_and_test_folders_are_used_as_such(folder, tmp_path_factory):
+    root = tmp_path_factory.mktemp("splits")
+    os.rename(folder / "a", root / "train")
+    os.rename(folder / "b", root / "val")
+    source = make_source(folder_config(root).data)
+    assert (source.num_train, source.num_held_out) == (13, 13)
+
+
+def test_a_hidden_folder_beside_train_and_test_changes_nothing(folder, tmp_path_factory):
+    root = tmp_path_factory.mktemp("splits")
+    os.rename(folder / "a", root / "train")
+    os.rename(folder / "b", root / "test")
+    for name in (".git", "__MACOSX"):
+        (root / name).mkdir()
+    assert make_source(folder_config(root).data).num_train == 13
+
+
+@pytest.mark.parametrize("count, expected", [(3, (2, 1)), (25, (23, 2)), (800, (736, 64))])
+def test_held_out_images_are_never_training_images(count, expected, tmp_path):
+    for i in range(count):
+        (tmp_path / f"{i}.png").write_bytes(b"")  # not read yet
+    source = FolderSource(str(tmp_path), 64, 0, 0.001, 10**8)
+    assert (source.num_train, source.num_held_out) == expected
+    assert not set(source._train) & set(source._held_out)
+
+
+def test_one_image_is_too_few(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"")
+    with pytest.raises(UserError, match="one image in it"):
+        FolderSource(str(tmp_path), 64, 0, 0.001, 10**8)
+
+
+def test_the_fingerprint_changes_with_the_files(folder):
+    before = make_source(folder_config(folder).data).fingerprint
+    assert make_source(folder_config(folder).data).fingerprint == before
+    os.rename(folder / "a" / "01.png", folder / "a" / "x.png")
+    assert make_source(folder_config(folder).data).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    "budget, expected", [(0.0, "of 40 images are unreadable"), (1.0, "none of 36 images")]
+)
+def test_when_no_image_is_readable(budget, expected, folder):
+    config = folder_config(folder)
+    config.data.corrupt_budget = budget
+    source = make_source(config.data)
+    for path in list_images(str(folder)):
+        with open(path, "wb") as file:
+            file.write(b"not an image")
+    with pytest.raises(tf.errors.OpError):
+        as_numpy(training_batches(source, config), 1)
+    assert expected in str(source.failure)
+
+
+def test_a_class_named_train_is_a_class(tmp_path):
+    for name in ("bus", "train"):
+        for i in range(10):
+            save(tmp_path / name / f"{i}.png", np.zeros([8, 8, 3], np.uint8))
+    assert make_source(folder_config(tmp_path).data).num_train == 18
+
+
+def test_other_files_hidden_files_and_loops_are_passed_over(folder, caplog):
+    (folder / ".hidden.png").write_bytes(b"")
+    os.symlink(folder, folder / "a" / "loop")
+    caplog.set_level("INFO")
+    assert len(list_images(str(folder))) == 40
+    assert "1 .txt" in caplog.text
+
+
+def test_corrupt_images_are_skipped_within_the_budget_and_named_once(folder, caplog):
+    config = folder_config(folder)
+    whole = as_numpy(training_batches(make_source(config.data), config), 6)
+    victim = folder / "a" / "01.png"
+    assert any(1 in numbers(b) for b in whole)  # it is a training image
+    victim.write_bytes(victim.read_bytes()[:60])
+    config.data.corrupt_budget = 0.03
+    batches = as_numpy(training_batches(make_source(config.data), config), 6)
+    assert not any(1 in numbers(b) for b in batches)
+    assert caplog.text.count(str(victim)) >= 1
+    assert sum(str(victim) in record.getMessage() for record in caplog.records) == 1
+    same = np.concatenate([numbers(b) for b in whole]) == np.concatenate(
+        [numbers(b) for b in batches]
+    )
+    assert same.sum() == same.size - 2  # nothing else moved
+
+
+def test_too_many_corrupt_images_are_an_error_naming_the_last(folder):
+    config = folder_config(folder)
+    source = make_source(config.data)
+    for path in list_images(str(folder))[:20]:
+        with open(path, "wb") as file:
+            file.write(b"not an image")
+    with pytest.raises(tf.errors.OpError):
+        as_numpy(training_batches(source, config), 6)
+    assert isinstance(source.failure, UserError)
+    message = str(source.failure)
+    assert ".png" in message and "data.corrupt_budget" in message and "\n" not in message
+
+
+@pytest.mark.parametrize("make_folder, expected", [(False, "no such folder"), (True, "no images")])
+def test_folders_without_images(tmp_path, make_folder, expected):
+    path = tmp_path / "x"
+    if make_folder:
+        path.mkdir()
+        (path / "a.txt").write_text("x")
+    with pytest.raises(UserError, match=expected):
+        FolderSource(str(path), 64, 0, 0.001, 10**8)
+
+
+def test_fewer_images_than_a_batch(folder):
+    config = folder_config(folder)
+    config.train.batch_size = 37
+    with pytest.raises(UserError, match="36 training images, fewer than one batch"):
+        check_batch_size(config, make_source(config.data))
+
+
+def test_remote_tpu_hosts_read_from_gcs_only():
+    config = SelfieConfig()
+    for name in ("tfds:cifar10", "folder:/tmp"):
+        config.data.name = name
+        with pytest.raises(UserError, match="gs://"):
+            make_source(config.data, data_dir="/data", remote=True)
+
+
+# Pipeline
+
+
+SOURCES = [
+    pytest.param("builtin:shapes", "", id="shapes"),
+    pytest.param("tfds:cifar10", CIFAR, id="tfds", marks=needs_cifar),
+    pytest.param(f"folder:{PHOTOS}", "", id="folder", marks=needs_photos),
+]
+
+
+@pytest.mark.parametrize("name, data_dir", SOURCES)
+def test_a_step_has_the_same_batch_whatever_step_the_input_starts_at(name, data_dir):
+    config = SelfieConfig()
+    config.data.name = name
+    config.train.batch_size = 384  # an epoch of the shapes and of the photographs ends within
+    source = make_source(config.data, data_dir)
+    whole = as_numpy(training_batches(source, config), 16)
+    for start in (0, 2, 13, 15):
+        tf.random.set_seed(start)  # of no consequence; 0 once made shuffling fail
+        part = as_numpy(training_batches(source, config, start), 16 - start)
+        assert_same(part, whole[start:])
+    config.train.seed = 1
+    other = as_numpy(training_batches(source, config), 1)[0]
+    assert (other["target_positions"] != whole[0]["target_positions"]).any()
+    assert (other["target_patches"] != whole[0]["target_patches"]).any()
+
+
+@needs_cifar
+def test_tfds_yields_every_image_once_an_epoch():
+    config = SelfieConfig()
+    config.data.crop = "center"
+    config.train.batch_size = 500
+    config.data.shuffle_buffer = 3000  # smaller than the data: the shards' order matters too
+    source = make_source(config.data, CIFAR)
+    assert (source.num_train, source.num_held_out) == (50_000, 10_000)
+    images = source.train_images(0, 99, BatchShard(500)).take(50_500)
+    positions, sums = zip(*[(int(p), hash(x.numpy().tobytes())) for p, x, _ in images])
+    assert positions == tuple(range(49_500, 100_000))
+    epoch = sums[500:]
+    # Nearly all of CIFAR-10's pictures differ; a few are in it twice.
+    assert len(set(epoch)) > 49_900
+    assert set(sums[:500]) <= set(epoch)
+
+
+@pytest.mark.parametrize("name, data_dir", SOURCES)
+def test_pipelines_of_two_workers_yield_the_halves_of_each_batch(name, data_dir):
+    config = SelfieConfig()
+    config.data.name = name
+    config.train.batch_size = 24
+    source = make_source(config.data, data_dir)
+    whole = as_numpy(training_batches(source, config, 3), 2)
+    for first in (0, 12):
+        rows = BatchShard(24, first, 12)
+        halves = as_numpy(training_batches(source, config, 3, rows, batch_size=6), 4)
+        for i, part in enumerate(halves):
+            begin = first + 6 * (i % 2)
+            expected = {k: v[begin : begin + 6] for k, v in whole[i // 2].items()}
+            assert_same([part], [expected])
+
+
+class Recorder(IndexedSource):
+    """Whose images are read by Python, which notes which."""
+
+    def __init__(self, train, held_out):
+        super().__init__(np.arange(train), np.arange(held_out))
+        self.read = []
+
+    def _load(self, items, index):
+        def load(i):
+            self.read.append(int(i))
+            return np.full([16, 16, 3], i, np.uint8)
+
+        return tf.ensure_shape(tf.numpy_function(load, [index], tf.uint8), [16, 16, 3]), index
+
+
+def parts_of(workers, make_dataset, config):
+    """What each of several workers gets from `training.distributed`, in one process."""
+
+    class Strategy:
+        num_replicas_in_sync = workers
+
+        def distribute_datasets_from_function(self, function):
+            context = tf.distribute.InputContext
+            return [function(context(workers, i, workers)) for i in range(workers)]
+
+    return distribute(config, Strategy(), make_dataset)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_together_workers_see_each_image_once_an_epoch(workers, tiny_config):
+    source = Recorder(48, 1)  # three batches of 16
+    datasets = parts_of(
+        workers,
+        lambda rows, size: training_batches(source, tiny_config, 3, rows, size),
+        tiny_config,
+    )
+    seen = []
+    for dataset in datasets:
+        batches = as_numpy(dataset, 3)
+        assert all(len(batch["context_patches"]) == 16 // workers for batch in batches)
+        seen += [int(i) for batch in batches for i in batch["context_patches"].max((1, 2, 3, 4))]
+    assert sorted(seen) == list(range(48))
+
+
+@pytest.mark.parametrize("workers, held_out", [(1, 20), (2, 20), (4, 20), (4, 17), (4, 32), (2, 3)])
+def test_workers_evaluate_each_image_once_and_decode_no_other_workers(
+    workers, held_out, tiny_config
+):
+    config = FinetuneConfig()
+    config.data.image_size, config.train.batch_size = 16, 16
+    source = Recorder(1, held_out)
+    datasets = parts_of(
+        workers, lambda rows, size: pipeline.evaluation_batches(source, config, rows, size), config
+    )
+    read, lengths, fillers = [], set(), 0
+    for dataset in datasets:
+        source.read = []
+        batches = list(dataset)
+        lengths.add(len(batches))
+        assert all(images.shape == [16 // workers, 16, 16, 3] for images, _ in batches)
+        shown = [int(i) for images, _ in batches for i in images.numpy().max((1, 2, 3))]
+        fillers += sum(not i for i in shown) - (0 in source.read)
+        assert sorted(source.read) == sorted(set(source.read))
+        assert set(shown) - {0} == set(source.read) - {0}
+        read += source.read
+    assert sorted(read) == list(range(held_out))
+    assert lengths == {-(-held_out // 16)} and fillers == -held_out % 16
+
+
+@needs_cifar
+def test_workers_decode_their_own_records_of_tfds_alone(monkeypatch):
+    config = SelfieConfig()
+    config.data.crop, config.train.batch_size = "center", 500
+    source = make_source(config.data, CIFAR)
+    whole = source.train_images(0, 0, BatchShard(500)).take(1000)
+    expected = {int(p): hash(image.numpy().tobytes()) for p, image, _ in whole}
+    parse, seen = source.parse, {}
+    for first in range(0, 500, 125):
+        parsed = []
+
+        def noting(position, record, parsed=parsed):
+            note = tf.numpy_function(parsed.append, [position], [])
+            with tf.control_dependencies([note]):
+                return parse(tf.identity(position), record)
+
+        monkeypatch.setattr(source, "parse", noting)
+        part = source.train_images(0, 0, BatchShard(500, first, 125)).take(250)
+        found = {int(p): hash(image.numpy().tobytes()) for p, image, _ in part}
+        assert len(found) == 250
+        assert all(first <= p % 500 < first + 125 for p in parsed)
+        seen |= found
+        parsed.clear()
+        held_out = source.held_out_images(BatchShard(500, first, 125)).take(250)
+        assert [int(p) % 500 for p, _, _ in held_out] == 2 * list(range(first, first + 125))
+        assert all(first <= p % 500 < first + 125 for p in parsed)
+    assert seen == expected
+
+
+def test_batches_are_static_and_uint8(tiny_config):
+    tiny_config.train.batch_size = 5
+    source = make_source(tiny_config.data)
+    spec = training_batches(source, tiny_config).element_spec
+    assert {k: (tuple(s.shape), s.dtype) for k, s in spec.items()} == {
+        "context_patches": ((5, 12, 4, 4, 3), tf.uint8),
+        "context_positions": ((5, 12), tf.int32),
+        "target_patches": ((5, 4, 4, 4, 3), tf.uint8),
+        "target_positions": ((5, 4), tf.int32),
+    }
+
+
+def test_every_image_of_a_batch_has_a_split_of_its_own(tiny_config):
+    source = make_source(tiny_config.data)
+    batch = as_numpy(training_batches(source, tiny_config), 1)[0]
+    both = np.concatenate([batch["context_positions"], batch["target_positions"]], 1)
+    assert (np.sort(both, 1) == np.arange(16)).all()
+    assert len({tuple(sorted(row)) for row in batch["target_positions"]}) > 8
+
+
+def test_an_images_crop_and_split_differ_from_epoch_to_epoch(tiny_config):
+    source = IndexedSource(tf.ones([16, 16, 16, 3], tf.uint8), tf.ones([1, 16, 16, 3], tf.uint8))
+    first, second = as_numpy(training_batches(source, tiny_config), 2)
+    assert (first["target_positions"] != second["target_positions"]).any()
+    assert first["context_patches"].sum() != second["context_patches"].sum()
+
+
+def test_held_out_images_are_cropped_or_not(tiny_config):
+    source = make_source(tiny_config.data)
+    for crop in (True, False):
+        batches = held_out_batches(source, tiny_config, 64, 64, crop)
+        batch = as_numpy(batches, 1)[0]
+        black = (batch["context_patches"] == 0).all(-1).any((1, 2, 3))
+        assert black.mean() > 0.9 if crop else black.mean() < 0.1
+
+
+def test_held_out_batches_do_not_depend_on_the_seed(tiny_config):
+    source = make_source(tiny_config.data)
+    before = as_numpy(held_out_batches(source, tiny_config, 8, 20), 9)
+    tiny_config.train.seed = 5
+    after = as_numpy(held_out_batches(source, tiny_config, 8, 20), 9)
+    assert [len(b["target_positions"]) for b in before] == [8, 8, 4]
+    assert_same(after, before)
+
+
+def test_pad_and_crop_shifts_and_fills_with_zeros(rng):
+    image = rng.integers(1, 256, [8, 8, 3], dtype=np.uint8)
+    padded = np.pad(image, [[2, 2], [2, 2], [0, 0]])
+    windows = {padded[y : y + 8, x : x + 8].tobytes(): (y, x) for y in range(5) for x in range(5)}
+    found = set()
+    for seed in range(200):
+        result = crops.pad_and_crop(tf.constant(image), 2, [0, seed]).numpy()
+        found.add(windows[result.tobytes()])
+    assert len(found) == 25
+
+
+def test_resize_and_center_takes_the_middle():
+    image = np.zeros([10, 30, 3], np.uint8)
+    image[:, 10:20] = 200
+    square = crops.resize_and_center(tf.constant(image), 5)
+    assert square.shape == (5, 5, 3) and (square.numpy() == 200).all()
+
+
+def test_random_resized_crop_keeps_area_and_aspect_in_bounds(rng):
+    """Each pixel holds its own row and column, so the crop can be read off the result."""
+    rows, columns = np.meshgrid(np.arange(200), np.arange(200), indexing="ij")
+    image = np.stack([rows, columns, 0 * rows], -1).astype(np.uint8)
+    areas = []
+    for seed in range(60):
+        crop = crops.random_resized_crop(tf.constant(image), 50, 0.3, [1, seed]).numpy()
+        assert crop.shape == (50, 50, 3)
+        height = int(crop[-1, 0, 0]) - int(crop[0, 0, 0]) + 4
+        width = int(crop[0, -1, 1]) - int(crop[0, 0, 1]) + 4
+        areas.append(height * width / 200**2)
+        assert 0.70 < width / height < 1.42
+    assert 0.25 < min(areas) < 0.5 and max(areas) > 0.7
+
+
+def test_crops_are_chosen_by_the_config(folder):
+    config = folder_config(folder)
+    source = make_source(config.data)
+    for crop in ("pad", "random_resized", "center"):
+        config.data.crop = crop
+        batch = as_numpy(training_batches(source, config), 1)[0]
+        whole = np.concatenate([batch["context_patches"], batch["target_patches"]], 1)
+        black = (unpatchify(tf.constant(whole), 4).numpy() == 0).all(-1).any()
+        assert black == (crop == "pad")
+
+
+# Labels
+
+
+@pytest.fixture
+def classes(tmp_path):
+    """Train and test folders of two classes; an image's colour tells its class and number."""
+    for split, count in (("train", 30), ("test", 8)):
+        for label, name in enumerate(("cat", "dog")):
+            for i in range(count):
+                pixels = np.full([20, 20, 3], [100 * label + i, 0, 7], np.uint8)
+                save(tmp_path / split / name / "deep" / f"{i:02d}.png", pixels)
+    return tmp_path
+
+
+def labels_seen(dataset):
+    """[(red value, label)]"""
+    return [(int(image[0, 0, 0]), int(label)) for _, image, label in dataset]
+
+
+def test_class_folders_are_labels(classes):
+    source = make_source(folder_config(classes).data)
+    assert source.class_names == ("cat", "dog") and not source.no_labels
+    pairs = labels_seen(source.train_images(0, 0, BatchShard(60)).take(60))
+    assert sorted(value for value, _ in pairs) == [*range(30), *range(100, 130)]
+    assert all(label == value // 100 for value, label in pairs)
+    held_out = labels_seen(source.held_out_images())
+    assert len(held_out) == 16 and all(label == value // 100 for value, label in held_out)
+    assert source.train_ids()[0] == "train/cat/deep/00.png"
+    assert source.train_labels().tolist() == [0] * 30 + [1] * 30
+
+
+def test_an_unreadable_image_gives_way_with_its_label(classes):
+    for path in sorted((classes / "train" / "cat" / "deep").iterdir()):
+        path.write_bytes(b"nothing")
+    config = folder_config(classes)
+    config.data.corrupt_budget = 0.9
+    pairs = labels_seen(make_source(config.data).train_images(0, 0, BatchShard(60)).take(60))
+    assert len(pairs) == 60 and all(value >= 100 and label == 1 for value, label in pairs)
+
+
+@pytest.mark.parametrize(
+    "path, expected",
+    [
+        ("train/x.png", "x.png lies in no class folder"),
+        ("test/cow/x.png", "x.png is of a class that has no training images"),
+    ],
+)
+def test_folders_that_give_no_labels(path, expected, classes):
+    save(classes / path, np.zeros([8, 8, 3], np.uint8))
+    source = make_source(folder_config(classes).data)
+    assert expected in source.no_labels and source.class_names == ()
+    assert {
+        label for _, label in labels_seen(source.train_images(0, 0, BatchShard(12)).take(9))
+    } == {-1}
+
+
+def test_one_class_is_none(tmp_path):
+    for i in range(20):
+        save(tmp_path / "cat" / f"{i}.png", np.zeros([8, 8, 3], np.uint8))
+    assert "all images are of one class, cat" in make_source(folder_config(tmp_path).data).no_labels
+
+
+def test_the_test_folder_can_be_named(classes):
+    os.rename(classes / "test", classes / "mine")
+    config = folder_config(classes)
+    config.data.test_split = "mine"
+    source = make_source(config.data)
+    assert (source.num_train, source.num_held_out) == (60, 16)
+    config.data.test_split = "test"
+    with pytest.raises(UserError, match="data.test_split=test: .* but mine, train"):
+        make_source(config.data)
+
+
+@pytest.mark.parametrize("name", ["validation", "val", "valid"])
+def test_other_names_of_the_test_folder(name, classes):
+    os.rename(classes / "test", classes / name)
+    source = make_source(folder_config(classes).data)
+    assert source.class_names == ("cat", "dog") and source.num_held_out == 16
+
+
+def test_a_folder_beside_train_and_test_must_be_explained(classes):
+    save(classes / "unlabelled" / "x.png", np.zeros([8, 8, 3], np.uint8))
+    config = folder_config(classes)
+    with pytest.raises(UserError, match="holds unlabelled beside train and test; .*test_split"):
+        make_source(config.data)
+    config.data.test_split = "test"
+    assert make_source(config.data).num_train == 60
+
+
+def test_a_test_folder_without_images(classes):
+    for path in (classes / "test").rglob("*.png"):
+        path.unlink()
+    config = folder_config(classes)
+    source = make_source(config.data)
+    assert source.num_held_out == 6 and source.class_names == ("cat", "dog")
+    config.data.test_split = "test"
+    with pytest.raises(UserError, match="data.test_split=test: no images in"):
+        make_source(config.data)
+
+
+def test_hidden_folders_are_no_classes(classes):
+    for name in (".ipynb_checkpoints", "__MACOSX"):
+        save(classes / "train" / name / "x.png", np.zeros([8, 8, 3], np.uint8))
+    assert make_source(folder_config(classes).data).class_names == ("cat", "dog")
+
+
+def test_one_more_file_hardly_changes_what_is_held_out(tmp_path):
+    for i in range(400):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+    before = set(FolderSource(str(tmp_path), 30, 0, 0.001, 10**8)._held_out)
+    (tmp_path / "new.png").write_bytes(b"")
+    after = set(FolderSource(str(tmp_path), 30, 0, 0.001, 10**8)._held_out)
+    assert len(before) == len(after) == 30 and len(before & after) >= 29
+
+
+def test_a_jpeg_is_not_shrunk_below_what_the_test_crop_needs(tmp_path, rng):
+    for name in ("a", "b"):
+        for i in range(10):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.new("RGB", (512, 512), (9, 9, 9)).save(tmp_path / name / f"{i}.jpg")
+    config = finetune_config(tmp_path, test_crop=0.25, crop="center")
+    shape = next(iter(make_source(config.data).held_out_images()))[1].shape
+    assert 64 <= shape[0] <= 128  # 16 / 0.25, rounded up to what the decoder offers
+
+
+def test_built_in_images_have_labels():
+    from selfie_tf.data import synthetic
+
+    config = SelfieConfig()
+    config.data.name = "builtin:shapes"
+    source = make_source(config.data)
+    images, labels = synthetic.draw_shapes(
+        np.arange(synthetic.NUM_TRAIN, synthetic.NUM_TRAIN + 9), 32
+    )
+    for (_, image, label), expected, wanted in zip(source.held_out_images(), images, labels):
+        np.testing.assert_array_equal(image, expected)
+        assert label == wanted
+    config.data.test_split = "validation"
+    with pytest.raises(UserError, match="data.test_split=validation"):
+        make_source(config.data)
+
+
+@needs_cifar
+def test_tfds_labels_ids_and_parts_fit_the_images():
+    """Against TFDS's own reading."""
+    import tensorflow_datasets as tfds
+
+    config = SelfieConfig()
+    source = make_source(config.data, CIFAR)
+    read = tfds.builder("cifar10", data_dir=CIFAR).as_dataset(
+        split="train[:300]", read_config=tfds.ReadConfig(add_tfds_id=True)
+    )
+    ids, labels = source.train_ids(), source.train_labels()
+    assert len(ids) == len(set(ids)) == len(labels) == 50_000
+    assert np.bincount(labels).tolist() == [5000] * 10
+    place = {name: i for i, name in enumerate(ids)}
+    examples = {place[e["tfds_id"].decode()]: e for e in read.as_numpy_iterator()}
+    chosen = np.array(sorted(examples))[::7]
+    part = source.select(chosen, chosen[:5])
+    seen = list(part.train_images(0, 0, BatchShard(1)).take(len(chosen)))
+    expected = {examples[i]["image"].tobytes(): examples[i]["label"] for i in chosen}
+    assert {x.numpy().tobytes(): int(y) for _, x, y in seen} == expected
+    for i, (_, image, label) in zip(chosen, part.held_out_images(), strict=False):
+        np.testing.assert_array_equal(image, examples[i]["image"])
+        assert label == examples[i]["label"] == labels[i]
+    assert part.num_held_out == 5 and source.select(chosen).num_held_out == 10_000
+    config.data.test_split = "val"
+    with pytest.raises(UserError, match="data.test_split=val: .*cifar10 has no such split, only"):
+        make_source(config.data, CIFAR)
+
+
+def finetune_config(path, **values):
+    config = FinetuneConfig()
+    config.data.name, config.data.image_size = f"folder:{path}", 16
+    config.patches.size, config.train.batch_size = 4, 12
+    for key, value in values.items():
+        setattr(config.data, key, value)
+    config.validate()
+    return config
+
+
+def pairs_of(dataset, count):
+    return [(x.numpy(), y.numpy()) for x, y in dataset.take(count)]
+
+
+def test_labelled_batches_can_be_asked_for_from_any_step_and_by_rows(classes):
+    config = finetune_config(classes)
+    source = make_source(config.data)
+    whole = pairs_of(pipeline.labelled_batches(source, config), 12)
+    for start in (3, 7):
+        part = pairs_of(pipeline.labelled_batches(source, config, start), 12 - start)
+        for (x, y), (image, label) in zip(part, whole[start:], strict=True):
+            np.testing.assert_array_equal(x, image)
+            np.testing.assert_array_equal(y, label)
+    half = pairs_of(pipeline.labelled_batches(source, config, 2, BatchShard(12, 6, 6), 3), 2)
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in half]), whole[2][0][6:])
+    images, labels = whole[0]
+    assert images.shape == (12, 16, 16, 3) and images.dtype == np.uint8
+    assert (labels == images[:, 8, 8, 0] // 100).all()
+
+
+def test_half_of_the_images_are_mirrored_where_the_config_says(tmp_path):
+    pixels = np.zeros([16, 16, 3], np.uint8)
+    pixels[:, :8] = 200
+    source = IndexedSource(tf.constant(pixels[None]), tf.constant(pixels[None]), ([1], [1]))
+    config = finetune_config(tmp_path, crop="center")
+    config.train.batch_size = 200
+    (images, _), (more, _) = pairs_of(pipeline.labelled_batches(source, config), 2)
+    mirrored = (images[:, 0, 0, 0] == 0).mean()
+    assert 0.35 < mirrored < 0.65 and (images[:, :, ::-1] == more).all((1, 2, 3)).any()
+    config.data.flip = False
+    (images, _) = pairs_of(pipeline.labelled_batches(source, config), 1)[0]
+    assert (images == pixels).all()
+
+
+def test_test_batches_have_every_image_once_and_are_filled_up(classes):
+    config = finetune_config(classes)
+    source = make_source(config.data)
+    batches = pairs_of(pipeline.evaluation_batches(source, config, BatchShard(12)), 9)
+    assert [len(y) for _, y in batches] == [12, 12]
+    labels = np.concatenate([y for _, y in batches])
+    reds = np.concatenate([x for x, _ in batches])[:, 8, 8, 0]
+    assert (labels[16:] == -1).all() and (labels[:16] == reds[:16] // 100).all()
+    assert sorted(reds[:16]) == [*range(8), *range(100, 108)]
+    parts = [
+        pairs_of(pipeline.evaluation_batches(source, config, BatchShard(12, first, 6), 3), 9)
+        for first in (0, 6)
+    ]
+    assert [len(part) for part in parts] == [4, 4]
+    together = [np.concatenate([y for _, y in part]).reshape(2, 6) for part in parts]
+    np.testing.assert_array_equal(np.concatenate(together, 1).ravel(), labels)
+
+
+def test_the_test_crop_is_the_middle(tmp_path):
+    pixels = np.zeros([40, 60, 3], np.uint8)
+    pixels[5:35, 15:45] = 90  # the central three quarters of the shorter side
+    source = IndexedSource([0], tf.constant(pixels[None]), ([1], [1]))
+    config = finetune_config(tmp_path, test_crop=0.75)
+    images, _ = pairs_of(pipeline.evaluation_batches(source, config, BatchShard(1)), 1)[0]
+    assert (images == 90).all()
+    config.data.test_crop = 1.0
+    images, _ = pairs_of(pipeline.evaluation_batches(source, config, BatchShard(1)), 1)[0]
+    assert (images == 0).any()

@@ -1,0 +1,127 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from selfie_tf import figures
+
+from helpers import make_batch
+
+GRID, SIZE = 4, 6
+
+
+@pytest.fixture
+def batch(rng):
+    return make_batch(rng, batch=2, grid=GRID, context=12, size=SIZE)
+
+
+def cell(image, position):
+    row, column = divmod(int(position), GRID)
+    return image[row * SIZE : (row + 1) * SIZE, column * SIZE : (column + 1) * SIZE]
+
+
+def test_the_original_has_every_patch_at_its_position(batch):
+    images = figures.original(batch, GRID)
+    assert images.shape == (2, 24, 24, 3)
+    for b in range(2):
+        for kind in ("context", "target"):
+            for patch, position in zip(batch[f"{kind}_patches"][b], batch[f"{kind}_positions"][b]):
+                np.testing.assert_array_equal(cell(images[b], position), patch)
+
+
+def test_hidden_places_are_grey_without_choices(batch):
+    images = figures.arrange(batch, None, GRID)
+    for b in range(2):
+        for position in batch["target_positions"][b]:
+            assert (cell(images[b], position) == figures.HIDDEN).all()
+
+
+def test_choices_are_put_in_place_white_if_right_and_red_if_wrong(batch):
+    choices = np.array([[0, 0, 3, 2], [3, 1, 2, 3]])
+    images = figures.arrange(batch, choices, GRID)
+    for b in range(2):
+        for t, position in enumerate(batch["target_positions"][b]):
+            found = cell(images[b], position)
+            chosen = batch["target_patches"][b, choices[b, t]]
+            np.testing.assert_array_equal(found[1:-1, 1:-1], chosen[1:-1, 1:-1])
+            border = np.concatenate([found[0], found[-1], found[:, 0], found[:, -1]])
+            assert (border == (figures.WHITE if choices[b, t] == t else figures.RED)).all()
+
+
+def test_pictures_are_pngs_with_a_column_a_step(batch):
+    widths = []
+    for steps in (1, 3):
+        file = io.BytesIO()
+        figures.draw_jigsaw(file, batch, {s: np.zeros([2, 4], int) for s in range(steps)}, GRID)
+        picture = Image.open(file)
+        assert picture.format == "PNG"
+        widths.append(picture.width)
+    assert widths[1] == pytest.approx(widths[0] * 5 / 3, rel=0.02)
+
+
+def make_reconstruction(rng, target_size):
+    batch = make_batch(rng, batch=2, grid=GRID, context=10, size=SIZE)
+    del batch["target_patches"]
+    batch["target_levels"] = rng.integers(0, 4, [2, 6, target_size, target_size])
+    batch["original"] = rng.integers(0, 256, [2, 24, 24, 3], dtype=np.uint8)
+    return batch
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 6])
+def test_levels_fill_the_hidden_places_as_greys(size, rng):
+    batch = make_reconstruction(rng, size)
+    images = figures.put_levels(batch, batch["target_levels"], GRID, 4)
+    for b in range(2):
+        for patch, position in zip(batch["context_patches"][b], batch["context_positions"][b]):
+            np.testing.assert_array_equal(cell(images[b], position), patch)
+        for levels, position in zip(batch["target_levels"][b], batch["target_positions"][b]):
+            found = cell(images[b], position)
+            for row, column, channel in np.ndindex(SIZE, SIZE, 3):
+                expected = 85 * levels[row * size // SIZE, column * size // SIZE]
+                assert found[row, column, channel] == expected
+
+
+def test_reconstructions_have_a_column_a_step_and_three_more(rng):
+    batch, widths = make_reconstruction(rng, 2), []
+    for steps in (1, 3):
+        file = io.BytesIO()
+        answers = {s: np.zeros([2, 6, 2, 2], int) for s in range(steps)}
+        figures.draw_reconstruction(file, batch, answers, GRID, 4)
+        picture = Image.open(file)
+        assert picture.format == "PNG"
+        widths.append(picture.width)
+    assert widths[1] == pytest.approx(widths[0] * 6 / 4, rel=0.02)
+
+
+def test_curves_are_drawn():
+    file = io.BytesIO()
+    points = [{"step": s, "loss": 2.0 / s, "patch_accuracy": 0.1 * s} for s in range(1, 5)]
+    guesses = {"loss": {"guessing": 1.4}, "patch_accuracy": {"guessing": 0.25, "another": 0.3}}
+    figures.draw_curves(file, points, "patch_accuracy", guesses)
+    pixels = np.asarray(Image.open(file).convert("RGB")).reshape(-1, 3)
+    assert len(np.unique(pixels, axis=0)) > 20
+
+
+def test_finetuning_curves_have_a_colour_a_label():
+    file = io.BytesIO()
+    points = [{"step": s, "loss": 2.0 / s, "top1": 0.1} for s in range(1, 5)]
+    tests = [{"step": s, "test_loss": 1.0 / s, "test_top1": 0.1 * s} for s in range(1, 5)]
+    runs = [("$a^$", points, tests), ("_b", points[2:], tests), ("$a^$", [], [])]
+    figures.draw_finetuning(file, runs)
+    pixels = np.asarray(Image.open(file).convert("RGB")).reshape(-1, 3).tolist()
+    for color in ((31, 119, 180), (255, 127, 14)):  # Matplotlib's first two
+        assert list(color) in pixels
+    assert [44, 160, 44] not in pixels
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_a_confusion_matrix_is_drawn_row_by_row(count):
+    matrix = np.zeros([count, count], int)
+    matrix[0, 1], matrix[1, 1] = 5, 9  # every other class without an image
+    file = io.BytesIO()
+    figures.draw_confusion(file, matrix, [f"$a^{i}$" for i in range(count)])  # no formulas
+    pixels = np.asarray(Image.open(file).convert("RGB"))
+    dark = (pixels == [8, 48, 107]).all(-1)  # all of a class's images
+    rows, columns = np.nonzero(dark[:, : pixels.shape[1] * 3 // 4])
+    assert rows.min() < rows.max() and len(rows) > 20

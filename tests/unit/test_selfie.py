@@ -1,0 +1,224 @@
+"""The pretraining model, whole."""
+
+import inspect
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+
+from selfie_tf.config import SelfieConfig
+from selfie_tf.losses import patch_classification_loss
+from selfie_tf.models.selfie import SelfiePretrainer
+from selfie_tf.training.build import build_pretrainer
+
+from helpers import make_batch
+
+TINY = {"grid": 4, "width": 2, "attention_layers": 1, "num_heads": 2, "mlp_dim": 16}
+
+
+@pytest.fixture
+def model(rng):
+    model = SelfiePretrainer(**TINY)
+    model(make_batch(rng))
+    for variable in model.positions.trainable_variables:  # near 0 after initialisation
+        variable.assign(rng.normal(size=variable.shape))
+    for variable in model.patch_network.non_trainable_variables:
+        if "moving_mean" in variable.name:
+            variable.assign(rng.normal(0, 0.1, variable.shape))
+    return model
+
+
+@pytest.mark.parametrize("position, extra", [("learned", 16 * 1024), ("factorized", 8 * 1024)])
+def test_parameter_count_of_the_paper(position, extra):
+    config = SelfieConfig()
+    config.model.position = position
+    model = build_pretrainer(config)
+
+    def count(layer):
+        return sum(np.prod(v.shape) for v in layer.trainable_variables)
+
+    dim, mlp = 1024, 640
+    attention = 4 * (dim * dim + dim)
+    dense = dim * mlp + mlp + mlp * dim + dim
+    block = attention + dense + 2 * 2 * dim
+    assert count(model.attention_pooling) == 3 * block + dim  # and u0
+    assert count(model.patch_network) == 8_532_032  # 8.53 M, summed up in test_resnet.py
+    assert count(model) == 8_532_032 + 3 * block + dim + extra
+    if position == "learned":
+        assert round(count(model) / 1e6, 2) == 25.09
+
+
+def test_logits_match_a_loop_over_places_and_patches(model, rng):
+    batch = make_batch(rng)
+    logits = model(batch, training=False).numpy()
+    embedding = model.positions.embedding.numpy()
+    for b in range(2):
+        h = model.patch_features(batch["target_patches"][b : b + 1], training=False)[0].numpy()
+        seen = model.patch_features(batch["context_patches"][b : b + 1], training=False)[0].numpy()
+        seen = seen + embedding[batch["context_positions"][b]]
+        u = model.attention_pooling(seen[None], training=False)[0].numpy()
+        for t in range(4):
+            v = u + embedding[batch["target_positions"][b, t]]
+            for j in range(4):
+                np.testing.assert_allclose(logits[b, t, j], v @ h[j], rtol=2e-4, atol=2e-4)
+
+
+def test_permuting_targets_permutes_logits_and_nothing_else(model, rng):
+    batch = make_batch(rng)
+    order = np.array([2, 0, 3, 1])
+    permuted = {**batch}
+    for name in ("target_patches", "target_positions"):
+        permuted[name] = batch[name][:, order]
+    logits, again = (model(x, training=False).numpy() for x in (batch, permuted))
+    np.testing.assert_allclose(again, logits[:, order][:, :, order], rtol=1e-5, atol=1e-5)
+
+
+def test_a_targets_position_moves_its_own_row_only(model, rng):
+    """No leak: the scores of patch j at other places don't know where j belongs."""
+    batch = make_batch(rng)
+    moved = {**batch, "target_positions": batch["target_positions"].copy()}
+    moved["target_positions"][:, 1] = batch["context_positions"][:, 0]
+    logits, again = (model(x, training=False).numpy() for x in (batch, moved))
+    rows = [0, 2, 3]
+    np.testing.assert_array_equal(again[:, rows], logits[:, rows])
+    assert np.abs(again[:, 1] - logits[:, 1]).max() > 1e-3
+
+
+def test_logits_see_the_images_own_targets_only(model, rng):
+    batch = make_batch(rng)
+    other = {**batch, "target_patches": batch["target_patches"].copy()}
+    other["target_patches"][1] = 255 - other["target_patches"][1]
+    logits, again = (model(x, training=False).numpy() for x in (batch, other))
+    np.testing.assert_allclose(again[0], logits[0], rtol=1e-5, atol=1e-5)
+    assert np.abs(again[1] - logits[1]).max() > 1e-3
+
+
+def test_u_does_not_see_target_patches(model, rng):
+    batch = make_batch(rng)
+    pooled = []
+    pool = model.pool
+    model.pool = lambda *a, **k: pooled.append(pool(*a, **k)) or pooled[-1]
+    model(batch, training=False)
+    model({**batch, "target_patches": 255 - batch["target_patches"]}, training=False)
+    model({**batch, "context_patches": 255 - batch["context_patches"]}, training=False)
+    np.testing.assert_array_equal(pooled[0], pooled[1])
+    assert np.abs(pooled[0] - pooled[2]).max() > 1e-3
+
+
+def test_sqrt_dim_divides_the_logits(rng):
+    batch = make_batch(rng)
+    plain, scaled = (SelfiePretrainer(**TINY, logit_scale=s) for s in ("none", "sqrt_dim"))
+    plain(batch), scaled(batch)
+    scaled.set_weights(plain.get_weights())
+    expected = plain(batch, training=False) / np.sqrt(32)
+    np.testing.assert_allclose(scaled(batch, training=False), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pooling, reference", [("mean", np.mean), ("max", np.max)])
+def test_mean_and_max_pooling(pooling, reference, rng):
+    model = SelfiePretrainer(**TINY, pooling=pooling)
+    model(make_batch(rng))
+    h = rng.normal(size=[3, 5, 32]).astype(np.float32)
+    np.testing.assert_allclose(model.pool(h), reference(h, axis=1), rtol=1e-5, atol=1e-6)
+    assert model.attention_pooling is None
+    assert not any("attention" in v.name for v in model.variables)
+
+
+@pytest.mark.parametrize("argument", ["pooling", "position", "logit_scale"])
+def test_unknown_choices_are_refused(argument):
+    with pytest.raises(ValueError, match=f"{argument}='median'"):
+        SelfiePretrainer(**{argument: "median"})
+
+
+def test_train_step_is_nesterov_sgd_on_loss_plus_l2(rng):
+    """Two steps against the update written out, weight by weight."""
+    batch = make_batch(rng, batch=4)
+    model = SelfiePretrainer(**TINY, dropout_rate=0.0, weight_decay=0.1)
+    model(batch)
+    twin = SelfiePretrainer(**TINY, dropout_rate=0.0, weight_decay=0.1)
+    twin(batch)
+    twin.set_weights(model.get_weights())
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True), run_eagerly=True)
+    velocity = [np.zeros(v.shape) for v in twin.trainable_variables]
+    for _ in range(2):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(patch_classification_loss(twin(batch, training=True)))
+        gradients = tape.gradient(loss, twin.trainable_variables)
+        for i, (variable, gradient) in enumerate(zip(twin.trainable_variables, gradients)):
+            gradient = gradient.numpy()
+            if variable.name.endswith("kernel:0"):
+                gradient = gradient + 0.1 * variable.numpy()
+            velocity[i] = 0.9 * velocity[i] - 0.05 * gradient
+            variable.assign_add(0.9 * velocity[i] - 0.05 * gradient)
+        logs = model.train_step(batch)
+        np.testing.assert_allclose(logs["loss"], loss, rtol=1e-4)
+        model.reset_metrics()
+    for mine, expected in zip(model.trainable_variables, twin.trainable_variables):
+        np.testing.assert_allclose(mine, expected, atol=2e-5, err_msg=mine.name)
+
+
+def test_keras_fit_and_evaluate(rng):
+    model = SelfiePretrainer(**TINY)
+    model.compile(keras.optimizers.SGD(0.01))
+    data = tf.data.Dataset.from_tensors(make_batch(rng, batch=8)).repeat(3)
+    history = model.fit(data, verbose=0).history
+    assert np.isfinite(history["loss"][0]) and history["nonfinite_steps"] == [0.0]
+    assert 0 <= history["patch_accuracy"][0] <= 1
+    result = model.evaluate(data, verbose=0, return_dict=True)
+    assert {"loss", "patch_accuracy"} <= set(result)
+
+
+def test_a_loss_that_is_not_finite_is_counted(rng):
+    model = SelfiePretrainer(**TINY)
+    batch = make_batch(rng)
+    model(batch)
+    model.positions.embedding.assign(tf.fill([16, 32], np.nan))
+    model.compile(keras.optimizers.SGD(0.01), run_eagerly=True)
+    assert model.train_step(batch)["nonfinite_steps"] == 1.0
+
+
+def test_mixed_bfloat16_gives_float32_logits_close_to_float32(rng):
+    batch = make_batch(rng)
+    exact = SelfiePretrainer(**TINY, dropout_rate=0.0)
+    exact(batch)
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        mixed = SelfiePretrainer(**TINY, dropout_rate=0.0)
+        mixed(batch)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    mixed.set_weights(exact.get_weights())
+    assert all(v.dtype == tf.float32 for v in mixed.trainable_variables)
+    logits, expected = mixed(batch, training=True), exact(batch, training=True)
+    assert logits.dtype == tf.float32
+    # Rounding to 8 bits in 36 untrained layers; logits of another function would differ by 1 or so.
+    assert np.abs(logits - expected).mean() < 0.4 * np.std(expected)
+
+
+def test_get_config_holds_every_argument_and_models_are_saved_and_loaded(rng, tmp_path):
+    arguments = {
+        **TINY,
+        "stem": "small",
+        "dropout_rate": 0.2,
+        "position": "factorized",
+        "pooling": "attention",
+        "logit_scale": "sqrt_dim",
+        "weight_decay": 0.01,
+        "norm_momentum": 0.8,
+        "norm_synchronized": True,
+        "seed": 3,
+    }
+    parameters = set(inspect.signature(SelfiePretrainer.__init__).parameters) - {"self", "kwargs"}
+    assert set(arguments) == parameters
+    model = SelfiePretrainer(**arguments)
+    batch = make_batch(rng)
+    expected = model(batch, training=False)
+    config = model.get_config()
+    assert {name: config[name] for name in parameters} == arguments
+    path = str(tmp_path / "model.keras")
+    model.save(path)
+    custom = {"SelfiePretrainer": SelfiePretrainer}
+    loaded = keras.models.load_model(path, custom_objects=custom)
+    np.testing.assert_array_equal(loaded(batch, training=False), expected)
+    assert loaded.get_config() == config
