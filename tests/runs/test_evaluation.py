@@ -1,0 +1,225 @@
+"""Evaluation of pretrained and finetuned runs, and their comparison."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers import TINY, TINY_FINETUNE, run
+from selfie_tf import evaluation
+from selfie_tf.data import synthetic
+from selfie_tf.errors import UserError
+from selfie_tf.evaluation.compare import compare
+from selfie_tf.training.load import load_finetuned
+
+
+def test_confusion_matrix_and_table_match_a_loop(rng):
+    labels, answers = rng.integers(0, 4, 50), rng.integers(0, 3, 50)
+    matrix = evaluation.confusion_matrix(labels, answers, 5)
+    names = [*"abcde"]  # d is never answered, e has no image
+    for i in range(5):
+        for j in range(5):
+            assert matrix[i, j] == sum(
+                1 for x, y in zip(labels, answers, strict=True) if (x, y) == (i, j)
+            )
+    for i, row in enumerate(evaluation.per_class(matrix, names)):
+        mine, told = labels == i, answers == i
+        assert row["class"] == names[i] and row["images"] == mine.sum()
+        if mine.any():
+            assert row["recall"] == pytest.approx((answers[mine] == i).mean())
+            wrong = [np.sum(answers[mine] == j) if j != i else -1 for j in range(5)]
+            assert row["confused_with"] == names[int(np.argmax(wrong))]
+        else:
+            assert row["recall"] is None and row["confused_with"] is None
+        if told.any():
+            assert row["precision"] == pytest.approx((labels[told] == i).mean())
+        else:
+            assert row["precision"] is None
+
+
+def test_knn_votes_by_cosine(rng):
+    """Against a loop; lengths must not matter."""
+    train, test = rng.normal(size=[40, 5]), rng.normal(size=[30, 5])
+    train *= rng.uniform(0.1, 10, [40, 1])
+    labels, wanted = rng.integers(0, 2, 40), rng.integers(0, 2, 30)
+    right = 0
+    for x, y in zip(test, wanted, strict=True):
+        cosines = [t @ x / np.linalg.norm(t) / np.linalg.norm(x) for t in train]
+        nearest = np.argsort(cosines)[-7:]  # odd, so that no vote is tied
+        right += int(labels[nearest].mean() > 0.5) == y
+    found = evaluation.knn_accuracy(train, labels, test, wanted, 7)
+    assert found == pytest.approx(right / 30)
+    assert evaluation.knn_accuracy(train[:3], [1, 1, 1], test, wanted, 20) == wanted.mean()
+
+
+def test_a_linear_probe_finds_a_direction_of_small_variance(rng):
+    """Features are standardised: one of 1e-4 times the size still counts."""
+    features = rng.normal(size=[200, 6]) * [1, 1, 1, 1, 1, 1e-4]
+    labels = (features[:, 5] > 0).astype(int)
+    found = evaluation.linear_probe_accuracy(
+        features[:150], labels[:150], features[150:], labels[150:]
+    )
+    assert found > 0.85
+    noise = evaluation.linear_probe_accuracy(
+        features[:150, :5], labels[:150], features[150:, :5], labels[150:]
+    )
+    assert noise < 0.7
+
+
+# Commands
+
+
+@pytest.fixture(scope="module")
+def runs(finished, tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    for name, seed in (("a", 0), ("b", 1)):
+        flags = [*TINY_FINETUNE, f"--config.train.seed={seed}", f"--workdir={root / name}"]
+        code, _, err = run(*flags, command="bin/finetune.py")
+        assert code == 0, err
+    finished(TINY).rename(root / "pretrained")
+    return root
+
+
+def is_png(path):
+    with Image.open(path) as picture:
+        return picture.format == "PNG"
+
+
+def evaluate(*flags):
+    return run(*flags, command="bin/evaluate.py")
+
+
+def test_a_finetuned_run(runs):
+    code, out, err = evaluate(f"--workdir={runs}/a")
+    assert code == 0, err
+    result = json.loads((runs / "a" / "evaluation.json").read_text())
+    images, labels = synthetic.draw_shapes(np.arange(5000, 6000), 16)
+    answers = load_finetuned(str(runs / "a")).predict(images, verbose=0).argmax(-1)
+    expected = evaluation.confusion_matrix(labels, answers, 10)
+    assert np.abs(np.array(result["confusion_matrix"]) - expected).sum() <= 4  # rounding
+    known = json.loads((runs / "a" / "result.json").read_text())
+    assert result["test_top1"] == pytest.approx(known["test_top1"], abs=2e-3)
+    assert f"test top1 {result['test_top1']:.4f}" in out
+    assert all(name in out for name in synthetic.CLASS_NAMES)
+    assert is_png(runs / "a" / "figures" / "confusion.png")
+
+
+def test_a_pretrained_run(runs, tmp_path):
+    flags = [f"--workdir={runs}/pretrained", f"--output={tmp_path}", "--train_images=300"]
+    code, out, err = evaluate(*flags)
+    assert code == 0, err
+    result = json.loads((tmp_path / "evaluation.json").read_text())
+    known = json.loads((runs / "pretrained" / "result.json").read_text())
+    for key in ("held_out_patch_accuracy", "held_out_patch_accuracy_uncropped"):
+        assert result[key] == pytest.approx(known[key], abs=0.02)
+    probes = result["probes"]
+    assert probes["training_images"] == 300 and probes["test_images"] == 1000
+    for key in ("pretrained", "untrained"):
+        for value in probes[key].values():
+            assert 0 < value < 1 and f"{value:.3f}" in out
+    assert probes["pretrained"] != probes["untrained"]
+
+
+def save_images(folder, names):
+    rng = np.random.default_rng(0)
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = rng.integers(0, 256, [16, 16, 3], dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+
+
+def test_other_data_is_evaluated_by_name(runs, tmp_path):
+    save_images(tmp_path / "images", ["cat", "dog"])
+    data = f"--data_name=folder:{tmp_path}/images"
+    code, out, err = evaluate(f"--workdir={runs}/pretrained", f"--output={tmp_path}/p", data)
+    assert code == 0, err
+    assert "20 nearest neighbours" in out and f"folder:{tmp_path}/images" in out
+    code, _, err = evaluate(f"--workdir={runs}/a", f"--output={tmp_path}/f", data)
+    line = err.splitlines()[-1]
+    assert code == 1 and line.startswith("error: ") and "Traceback" not in err
+    assert "has the classes cat, dog" in line and "disc, ring" in line
+
+
+def test_a_folder_that_has_changed_is_refused(runs, tmp_path):
+    """Other images would be held out than were kept from training."""
+    save_images(tmp_path / "images", ["cat", "dog"])
+    data = f"--config.data.name=folder:{tmp_path}/images"
+    flags = [*TINY_FINETUNE, data, "--config.data.label_fraction=1", "--config.train.steps=5"]
+    code, _, err = run(*flags, f"--workdir={tmp_path}/run", command="bin/finetune.py")
+    assert code == 0, err
+    for path in (tmp_path / "images").rglob("*.png"):
+        path.write_bytes(b"nothing")
+    code, _, err = evaluate(f"--workdir={tmp_path}/run")
+    assert code == 1 and "Traceback" not in err
+    assert err.splitlines()[-1].startswith("error: ") and "corrupt_budget" in err.splitlines()[-1]
+    (tmp_path / "images" / "cat" / "0.png").rename(tmp_path / "images" / "cat" / "new.png")
+    code, _, err = evaluate(f"--workdir={tmp_path}/run")
+    line = err.splitlines()[-1]
+    assert code == 1 and line.startswith("error: ") and "other images than the run" in line
+
+
+def test_an_output_that_cannot_be_is_noticed_at_once(runs, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, out, err = evaluate(f"--workdir={runs}/a", f"--output={tmp_path}/file")
+    line = err.splitlines()[-1]
+    assert (
+        code == 1 and f"--output={tmp_path}/file cannot be written" in line and "recall" not in out
+    )
+
+
+@pytest.mark.parametrize("name", ["bogus", "bogus:x"])
+def test_data_names_that_are_none(runs, tmp_path, name):
+    code, _, err = evaluate(f"--workdir={runs}/a", f"--output={tmp_path}", f"--data_name={name}")
+    line = err.splitlines()[-1]
+    assert code == 1 and f"data.name='{name}': expected tfds:NAME" in line
+
+
+def test_runs_that_are_not_there(tmp_path):
+    code, _, err = evaluate(f"--workdir={tmp_path}")
+    assert code == 1 and "no config.json in it" in err.splitlines()[-1]
+    code, _, err = evaluate()
+    assert code == 1 and "--workdir is missing" in err.splitlines()[-1]
+
+
+def test_comparison_of_means_and_deviations(runs, tmp_path):
+    results = [json.loads((runs / x / "result.json").read_text()) for x in "ab"]
+    paths = [("two seeds", str(runs / x)) for x in "ab"] + [("one", str(runs / "a"))]
+    table = compare(paths, str(tmp_path / "new" / "x.png"))
+    values = np.array([r["test_top1"] for r in results])
+    spread = abs(values[0] - values[1]) / np.sqrt(2)
+    assert f"{values.mean():.4f} ± {spread:.4f}" in table
+    lines = table.splitlines()
+    assert [line.split("  ")[0].strip() for line in lines[1:]] == ["two seeds", "one"]
+    assert f"{values[0]:.4f}" in lines[2] and "±" not in lines[2] and "note" not in table
+    assert is_png(tmp_path / "new" / "x.png")
+
+
+def test_comparison_names_what_else_differs(runs, tmp_path):
+    config = json.loads((runs / "a" / "config.json").read_text())
+    config["train"]["steps"] = 7
+    config["init_from"] = "elsewhere"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    result = json.loads((runs / "a" / "result.json").read_text())
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    table = compare([("a", str(runs / "a")), ("b", str(tmp_path))])
+    assert "note: the runs differ also in train.steps" in table
+    result = {k.replace("test_", "validation_"): v for k, v in result.items()}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    with pytest.raises(UserError, match="some were evaluated on test, some on validation"):
+        compare([("a", str(runs / "a")), ("b", str(tmp_path))])
+
+
+@pytest.mark.parametrize(
+    "value, expected",
+    [("", "--runs="), ("a", "--runs=a: expected LABEL=WORKDIR"), ("a=/no", "/no holds no")],
+)
+def test_comparison_of_nothing(value, expected):
+    code, _, err = run(f"--runs={value}", command="bin/compare.py")
+    assert code == 1 and expected in err.splitlines()[-1] and "Traceback" not in err
+
+
+def test_a_pretraining_run_is_no_finetuning_run(runs):
+    with pytest.raises(UserError, match="holds no finished finetuning run"):
+        compare([("x", str(runs / "pretrained"))])

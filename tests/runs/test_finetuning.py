@@ -1,0 +1,280 @@
+"""Runs of bin/finetune.py, from pretrained weights and from nothing."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers import PARITY, STEPS, TINY, TINY_FINETUNE, assert_close, assert_identical, finish_workers, log_points, run, start, wait_for, weights
+from selfie_tf.data import synthetic
+from selfie_tf.training.load import load_finetuned, load_pretrained
+
+
+def finish(workdir, *flags, **kwargs):
+    flags = [*TINY_FINETUNE, *flags, f"--workdir={workdir}"]
+    code, out, err = run(*flags, command="bin/finetune.py", **kwargs)
+    assert code == 0, err
+    return out
+
+
+def result_of(workdir):
+    return json.loads((workdir / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def pretrained(finished):
+    return finished(TINY)
+
+
+@pytest.fixture(scope="module")
+def whole(pretrained, tmp_path_factory):
+    """An uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("runs") / "finetuned"
+    out = finish(workdir, f"--config.init_from={pretrained}")
+    assert f"step {STEPS}/{STEPS}" in out and "finished: test loss" in out
+    for part in (
+        f"loaded from {pretrained} (builtin:shapes, step 24 of 24): backbone/stem (1), "
+        "backbone/group1",
+        "left fresh: backbone/group4",
+        "head (2)",
+        "of no use here: patch_network/final_norm (4)",
+    ):
+        assert part in out
+    return workdir
+
+
+def test_a_run_leaves_what_the_readme_says(whole, pretrained):
+    result = result_of(whole)
+    assert 0 <= result["test_top1"] <= 1 and result["test_loss"] > 0 and result["train_loss"] > 0
+    assert "test_top5" not in result  # ten classes
+    assert result["test_images"] == 1000 and result["classes"] == 10 and result["steps"] == STEPS
+    assert result["initialisation"]["from"] == str(pretrained)
+    assert result["initialisation"]["step"] == 24
+    assert result["subset"]["label_fraction"] == 0.05
+    assert result["subset"]["labelled_images"] == result["subset"]["trained_on"] == 250
+    assert [p["step"] for p in log_points(whole)] == [4, 8, 12, 16, 20, 24]
+    evaluations = [json.loads(x) for x in (whole / "evaluations.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in evaluations] == [12, 24]
+    assert evaluations[-1]["test_top1"] == result["test_top1"]
+    assert (whole / "figures" / "curves.png").exists()
+    subset = json.loads((whole / "subset.json").read_text())
+    labels = synthetic.draw_shapes(np.array([int(i) for i in subset["ids"]]), 16)[1]
+    assert np.bincount(labels).tolist() == [25] * 10
+    steps = sorted(p.name for p in (whole / "checkpoints").iterdir())
+    assert steps == ["step-00000012", "step-00000018", "step-00000024"]
+
+
+def test_tensorboard_holds_training_and_evaluation(whole):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(whole / "tensorboard"), {"tensors": 0})
+    events.Reload()
+    assert {"loss", "top1", "learning_rate", "test_top1"} <= set(events.Tags()["tensors"])
+    assert [e.step for e in events.Tensors("test_top1")] == [12, 24]
+
+
+def test_the_reported_accuracy_is_that_of_the_saved_model(whole):
+    """By Keras's own evaluation of what was saved, over images drawn here."""
+    model = load_finetuned(str(whole))
+    images, labels = synthetic.draw_shapes(np.arange(5000, 6000), 16)
+    logits = model.predict(images, verbose=0)
+    result = result_of(whole)
+    assert result["test_top1"] == pytest.approx((logits.argmax(-1) == labels).mean(), abs=2e-3)
+    chosen = logits[np.arange(1000), labels].astype(np.float64)
+    log_sums = np.log(np.exp(logits.astype(np.float64)).sum(-1))
+    assert result["test_loss"] == pytest.approx(np.mean(log_sums - chosen), rel=1e-3)
+
+
+def test_training_starts_from_the_pretrained_weights(pretrained, tmp_path):
+    """With a learning rate of 0 they are still there at the end."""
+    values = ["--config.optimizer.learning_rate=0", "--config.model.head=resnet36_attention"]
+    finish(tmp_path, f"--config.init_from={pretrained}", "--config.train.steps=6", *values)
+    mine, theirs = load_finetuned(str(tmp_path)), load_pretrained(str(pretrained))
+    for part, other in (
+        (mine.backbone, theirs.patch_network),
+        (mine.positions, theirs.positions),
+        (mine.attention_pooling, theirs.attention_pooling),
+    ):
+        for variable, expected in zip(part.trainable_weights, other.trainable_weights, strict=True):
+            np.testing.assert_array_equal(variable, expected, err_msg=variable.name)
+
+
+def test_the_baseline_has_the_same_fresh_weights_and_sees_the_same_images(
+    whole, pretrained, tmp_path
+):
+    values = ["--config.optimizer.learning_rate=0", "--config.train.steps=6"]
+    finish(tmp_path / "a", f"--config.init_from={pretrained}", *values)
+    out = finish(tmp_path / "b", *values)
+    assert "all weights are random (the supervised baseline)" in out
+    both = [load_finetuned(str(tmp_path / name)) for name in "ab"]
+    for name in ("kernel", "bias"):
+        np.testing.assert_array_equal(*(getattr(model.head, name) for model in both))
+    kernels = [model.backbone.stem.conv.kernel.numpy() for model in both]
+    assert (kernels[0] != kernels[1]).all()
+    assert result_of(tmp_path / "b")["initialisation"]["from"] == ""
+    subsets = [(path / "subset.json").read_text() for path in (tmp_path / "b", whole)]
+    assert subsets[0] == subsets[1]
+
+
+def test_killed_twice_and_resumed_the_bits_are_the_same(whole, pretrained, tmp_path):
+    """The second time without the pretrained weights, which a checkpoint makes superfluous."""
+    copy = tmp_path / "pretrained"
+    shutil.copytree(pretrained, copy)
+    workdir = tmp_path / "run"
+    flags = [*TINY_FINETUNE, f"--config.init_from={copy}", f"--workdir={workdir}"]
+    flags.append("--config.train.log_every=1")
+    for kill in (9, 15):
+        process = start(*flags, command="bin/finetune.py")
+        lines = workdir / "metrics.jsonl"
+
+        def reached(lines=lines, kill=kill):
+            return lines.exists() and lines.read_text().count("\n") >= kill
+
+        wait_for(reached, process)
+        process.kill()
+        process.communicate()
+    copy.rename(tmp_path / "gone")
+    (workdir / "initialisation.json").unlink()  # a record, not needed
+    out = finish(workdir, f"--config.init_from={copy}", "--config.train.log_every=1")
+    assert "resuming at step" in out
+    assert_identical(workdir, weights(whole))
+    evaluations = [json.loads(x) for x in (workdir / "evaluations.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in evaluations] == [12, 24]
+    assert result_of(workdir)["test_loss"] == result_of(whole)["test_loss"]
+    assert result_of(workdir)["initialisation"]["from"] == str(copy)
+
+
+def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    flags = [*TINY_FINETUNE, "--config.optimizer.learning_rate=1e6", f"--workdir={tmp_path}"]
+    code, _, err = run(*flags, "--config.train.checkpoint_every=1", command="bin/finetune.py")
+    line = err.strip().splitlines()[-1]
+    assert code == 1 and "Traceback" not in err
+    assert line.startswith("error: the loss or its gradient became NaN")
+
+
+PARITY_HERE = [*PARITY, "--config.model.head=resnet36_attention"]
+
+
+@pytest.fixture(scope="module")
+def one_replica(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "one"
+    finish(workdir, *PARITY_HERE)
+    return workdir
+
+
+def assert_same_run(workdir, expected):
+    """The test images do not fill the last batch, and yet each counts once."""
+    assert_close(workdir, expected)
+    results = [result_of(path) for path in (workdir, expected)]
+    assert results[0]["test_top1"] == results[1]["test_top1"]
+    assert results[0]["test_loss"] == pytest.approx(results[1]["test_loss"], abs=1e-4)
+
+
+def test_two_virtual_replicas_train_and_evaluate_as_one(one_replica, tmp_path):
+    out = finish(tmp_path, *PARITY_HERE, "--virtual_devices=2")
+    assert "2 replica(s)" in out
+    assert_same_run(tmp_path, one_replica)
+
+
+def test_two_workers_train_and_evaluate_as_one(one_replica, tmp_path):
+    flags = [*TINY_FINETUNE, *PARITY_HERE, f"--workdir={tmp_path}"]
+    for out in finish_workers(*flags, command="bin/finetune.py"):
+        assert "2 replica(s)" in out
+    assert_same_run(tmp_path, one_replica)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_replicas_with_statistics_of_their_own_report_what_they_save(workers, tmp_path):
+    """A checkpoint holds their mean."""
+    two, again = tmp_path / "two", tmp_path / "again"
+    if workers == 1:
+        finish(two, "--virtual_devices=2")
+    else:
+        finish_workers(*TINY_FINETUNE, f"--workdir={two}", command="bin/finetune.py")
+    shutil.copytree(two, again)
+    (again / "result.json").unlink()
+    finish(again)
+    found, expected = result_of(again), result_of(two)
+    assert found["resumed_at"] == STEPS
+    assert found["test_loss"] == pytest.approx(expected["test_loss"], rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def class_folders(tmp_path_factory):
+    """22 classes of one colour each."""
+    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(3)
+    for label in range(22):
+        for split, count in (("train", 6), ("test", 2)):
+            folder = root / split / f"class{label:02d}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 60, [18, 20, 3]) + [8 * label, 190 - 8 * label, 60]
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    return root
+
+
+def test_class_folders_a_validation_part_and_top_5(class_folders, tmp_path):
+    data = [
+        f"--config.data.name=folder:{class_folders}",
+        "--config.data.test_split=test",
+        "--config.data.label_fraction=1",
+    ]
+    finish(tmp_path / "tune", *data, "--config.data.validation_fraction=0.34")
+    result = result_of(tmp_path / "tune")
+    assert result["subset"]["trained_on"] == 88 and result["validation_images"] == 44
+    assert "test_top1" not in result
+    assert result["validation_top1"] <= result["validation_top5"] <= 1
+    subset = json.loads((tmp_path / "tune" / "subset.json").read_text())
+    assert len(subset["ids"]) == 132 and len(subset["validation_ids"]) == 44
+    assert subset["validation_ids"][0].startswith("train/class00/")
+
+    few = [data[0], "--config.data.label_fraction=1", "--config.data.labels_per_class=2"]
+    finish(tmp_path / "few", *few, "--config.train.steps=6")
+    given = f"--config.data.subset_file={tmp_path}/few/subset.json"
+    finish(tmp_path / "again", *data, given, "--config.train.steps=6")
+    subsets = [json.loads((tmp_path / x / "subset.json").read_text()) for x in ("few", "again")]
+    assert subsets[0] == subsets[1] and subsets[0]["images"] == 44
+    assert_identical(tmp_path / "again", weights(tmp_path / "few", 6), 6)
+    assert result_of(tmp_path / "again")["test_images"] == 44
+
+
+def test_another_subset_in_the_file_is_noticed(tmp_path):
+    path = tmp_path / "subset.json"
+    ids = [str(i) for i in range(200)]  # each ten from 10k on hold each class once
+    path.write_text(json.dumps({"ids": ids}))
+    flags = [*TINY_FINETUNE, "--config.data.label_fraction=1", f"--workdir={tmp_path}/run"]
+    flags.append(f"--config.data.subset_file={path}")
+    process = start(*flags, command="bin/finetune.py")
+    wait_for((tmp_path / "run" / "data.json").exists, process)
+    process.kill()
+    process.communicate()
+    path.write_text(json.dumps({"ids": ids[:100]}))
+    code, _, err = run(*flags, command="bin/finetune.py")
+    assert code == 1 and "another subset" in err.splitlines()[-1] and "Traceback" not in err
+
+
+def test_the_parts_of_the_224_run_work_together(class_folders, tmp_path):
+    """ImageNet stem, factorized positions, random resized crops, bfloat16, patch by patch."""
+    code, _, err = run(
+        "--config=configs/finetune_imagenet224.py",
+        f"--config.data.name=folder:{class_folders}",
+        "--config.data.test_split=test",
+        "--config.model.head=resnet36_attention",
+        "--config.model.patch_by_patch=True",
+        "--config.model.width=2",
+        "--config.model.num_heads=2",
+        "--config.model.mlp_dim=8",
+        "--config.model.attention_layers=1",
+        "--config.optimizer.warmup_steps=1",
+        "--config.train.batch_size=4",
+        "--config.train.steps=2",
+        "--config.train.precision=mixed_bfloat16",
+        f"--workdir={tmp_path}",
+        command="bin/finetune.py",
+    )
+    assert code == 0, err
+    assert np.isfinite(result_of(tmp_path)["test_loss"])
+    assert os.path.exists(tmp_path / "figures" / "curves.png")
