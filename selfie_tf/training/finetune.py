@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 
 import tensorflow as tf
 
@@ -13,11 +12,9 @@ from selfie_tf.config import FinetuneConfig
 from selfie_tf.data import make_source
 from selfie_tf.data.pipeline import labelled_batches
 from selfie_tf.data.subsets import labelled_source
-from selfie_tf.errors import UserError
-from selfie_tf.models.classifier import load_pretrained_weights
 from selfie_tf.training.build import build_classifier, compile_model, num_weights
 from selfie_tf.training.evaluator import ClassifierEvaluator
-from selfie_tf.training.load import load_pretraining_run
+from selfie_tf.training.initialise import initialise_classifier, take_network
 from selfie_tf.training.loop import Hook, Trainer, last_metrics, write_scalars
 from selfie_tf.training.run import Run
 
@@ -45,6 +42,7 @@ def finetune(
       UserError: On anything that the user can mend, see `training.run.Run`.
       Interrupted: On SIGTERM or SIGINT, after saving.
     """
+    config = take_network(config, workdir)
     with Run(config, workdir, strategy or tf.distribute.get_strategy()) as run:
         if run.result is not None:
             return run.result
@@ -64,7 +62,7 @@ def finetune(
             initialisation = run.directory.read_json("initialisation.json") or unknown
         else:
             with run.strategy.scope():
-                initialisation = _initialise(config, model)
+                initialisation = initialise_classifier(config, model)
         run.begin()
         run.directory.write_json("initialisation.json", initialisation)
         run.directory.write_json("subset.json", subset)
@@ -136,54 +134,3 @@ def describe_metrics(values: dict) -> str:
     kinds = ("loss", "top1", "top5")
     chosen = {k: v for k, v in values.items() if k.endswith(kinds) and not k.startswith("train")}
     return "  ".join(f"{k.replace('_', ' ')} {v:.4f}" for k, v in chosen.items())
-
-
-def _initialise(config, model) -> dict:
-    """Loads what `init_from` asks for; returns the contents of initialisation.json."""
-    if not config.init_from:
-        logging.info("initialisation: all weights are random (the supervised baseline)")
-        return {"from": "", "step": 0, "config": None}
-    pretrained = load_pretraining_run(os.path.expanduser(config.init_from))
-    origin = f"init_from={config.init_from}"
-    used = load_pretrained_weights(model, pretrained.model, origin)
-    theirs = pretrained.config
-    if config.has_attention and theirs.model.num_heads != config.model.num_heads:
-        # No tensor shows it.
-        raise UserError(
-            f"{origin} does not fit: model.num_heads is {theirs.model.num_heads} there and "
-            f"{config.model.num_heads} here; give --config.model.num_heads={theirs.model.num_heads}"
-        )
-    logging.info("initialisation: loaded from %s: %s", pretrained.origin, _parts(used["loaded"]))
-    if config.model.head == "patchformer" and theirs.patches.size != config.patches.size:
-        logging.warning(
-            "  patches were %d pixels a side in pretraining and are %d here",
-            theirs.patches.size,
-            config.patches.size,
-        )
-    logging.info("  left fresh: %s", _parts(used["fresh"]))
-    if used["unused"]:
-        logging.info("  of no use here: %s", _parts(used["unused"]))
-    return {
-        "from": config.init_from,
-        "step": pretrained.step,
-        "config": {
-            "method": theirs.method,
-            "data": theirs.data.name,
-            "crop": theirs.data.crop,
-            "steps": theirs.train.steps,
-        },
-        **used,
-    }
-
-
-_DEEP = ("backbone/", "attention_pooling/", "patch_network/", "transformer/")
-
-
-def _parts(names) -> str:
-    """Names of tensors, summed up by layer: "backbone/group1 (42), head (2)"."""
-    counts = {}
-    for name in names:
-        depth = 2 if name.startswith(_DEEP) else 1
-        part = "/".join(name.split("/")[:depth])
-        counts[part] = counts.get(part, 0) + 1
-    return ", ".join(f"{part} ({count})" for part, count in counts.items())

@@ -8,6 +8,7 @@ from selfie_tf.config import PretrainConfig
 from selfie_tf.data import make_source
 from selfie_tf.methods import METHODS
 from selfie_tf.training.build import build_pretrainer, compile_model, num_weights
+from selfie_tf.training.initialise import initialise_pretrainer, take_network
 from selfie_tf.training.loop import Hook, Trainer, last_metrics, make_predict_fn
 from selfie_tf.training.pictures import Pictures
 from selfie_tf.training.run import Run
@@ -37,6 +38,7 @@ def pretrain(
       Interrupted: On SIGTERM or SIGINT, after saving.
     """
     method = METHODS[config.method]
+    config = take_network(config, workdir)
     with Run(config, workdir, strategy or tf.distribute.get_strategy()) as run:
         if run.result is not None:
             return run.result
@@ -46,7 +48,14 @@ def pretrain(
             model = build_pretrainer(config)
             compile_model(config, model, run.steps_per_execution)
         trainer = Trainer(run, model)
+        if trainer.step:
+            initialisation = run.directory.read_json("initialisation.json")
+        else:
+            with run.strategy.scope():
+                initialisation = initialise_pretrainer(config, model, run.source, data_dir)
         run.begin()
+        if initialisation is not None:
+            run.directory.write_json("initialisation.json", initialisation)
         predict = make_predict_fn(run.strategy, model)
         pictures = Pictures(method, run, predict)
         pictures.rewind(trainer.step)
@@ -70,6 +79,9 @@ def pretrain(
                 "held_out_images": run.source.num_held_out,
             },
         }
+        if initialisation is not None:
+            kept = ("from", "step", "fingerprint", "config")
+            result["initialisation"] = {key: initialisation[key] for key in kept}
         if run.is_chief and points:
             with tf.io.gfile.GFile(run.directory.join("figures", "curves.png"), "wb") as file:
                 method.draw_curves(file, points, result)
