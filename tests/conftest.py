@@ -10,7 +10,7 @@ import pytest
 
 import selfie_tf  # noqa: F401  (before TensorFlow: chooses Keras 2)
 
-from helpers import run
+from helpers import make_tiny_config, run
 
 
 @pytest.fixture(scope="session")
@@ -52,14 +52,4 @@ def rng():
 
 @pytest.fixture
 def tiny_config():
-    from selfie_tf.config import SelfieConfig
-
-    config = SelfieConfig()
-    config.data.name = "builtin:shapes"
-    config.data.image_size, config.patches.size = 16, 4
-    config.model.width, config.model.num_heads, config.model.mlp_dim = 2, 2, 16
-    config.model.attention_layers = 1
-    config.train.batch_size, config.train.steps = 16, 24
-    config.optimizer.warmup_steps = 4
-    config.validate()
-    return config
+    return make_tiny_config()

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from selfie_tf.benchmarks.replicas import free_ports
+from selfie_tf.config import SelfieConfig
 from selfie_tf.methods import METHODS
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -165,6 +166,19 @@ def assert_close(workdir, expected):
     found = weights(workdir, 16)
     for name, value in weights(expected, 16).items():
         np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+
+
+def make_tiny_config():
+    """A config of Selfie that trains in seconds."""
+    config = SelfieConfig()
+    config.data.name = "builtin:shapes"
+    config.data.image_size, config.patches.size = 16, 4
+    config.model.width, config.model.num_heads, config.model.mlp_dim = 2, 2, 16
+    config.model.attention_layers = 1
+    config.train.batch_size, config.train.steps = 16, 24
+    config.optimizer.warmup_steps = 4
+    config.validate()
+    return config
 
 
 def training_batches(source, config, *args, **kwargs):

@@ -82,6 +82,7 @@ class FolderSource(IndexedSource):
         logging.info("%s: %d training and %d held-out images", path, len(train), len(test))
         super().__init__(train, test, self._label(train, test, roots))
         self._path = path
+        self.location = path if "://" in path else os.path.realpath(path)
         names = [os.path.relpath(name, path) for name in (*train, *test)]
         self.fingerprint = hashlib.sha256("\n".join(names).encode()).hexdigest()
 
@@ -110,6 +111,10 @@ class FolderSource(IndexedSource):
     def train_ids(self) -> list:
         """Paths below the folder."""
         return [os.path.relpath(name, self._path) for name in self._train]
+
+    def held_out_ids(self) -> list:
+        """Paths below the folder."""
+        return [os.path.relpath(name, self._path) for name in self._held_out]
 
     def _load(self, items, index):
         def load(i):

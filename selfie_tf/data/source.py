@@ -62,11 +62,13 @@ class IndexedSource:
       class_names: of the labels 0, 1, ...; empty where there are none.
       no_labels: why there are none.
       failure: the UserError that made reading fail, if it did; tf.data hides it in one of its own.
+      location: str that, before an image's id, tells it from those of all other sources.
       fingerprint: str that changes when the images do, as far as can be told without reading them.
     """
 
     failure = None
     fingerprint = ""
+    location = ""
     class_names = ()
     no_labels = ""
 
@@ -115,6 +117,10 @@ class IndexedSource:
     def train_ids(self) -> list:
         """A str for every training image, by which anyone finds it again."""
         return [str(i) for i in range(self.num_train)]
+
+    def held_out_ids(self) -> list:
+        """As `train_ids`, for every held-out image."""
+        return [str(i) for i in range(self.num_train, self.num_train + self.num_held_out)]
 
     def train_labels(self) -> np.ndarray:
         """int64 `[N]`, in the order of `train_ids`."""

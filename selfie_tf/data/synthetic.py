@@ -259,7 +259,7 @@ class ShapesSource(IndexedSource):
         test = np.arange(NUM_TRAIN, NUM_TRAIN + NUM_TEST)
         images, labels = zip(*(draw_shapes(x, size) for x in (train, test)), strict=True)
         super().__init__(*map(tf.constant, images), labels)
-        self.class_names = CLASS_NAMES
+        self.class_names, self.location = CLASS_NAMES, "builtin:shapes"
 
 
 def open_source(location: str, data, data_dir: str, download: bool, remote: bool) -> ShapesSource:

@@ -84,6 +84,7 @@ class TFDSSource:
             test, train = f"train[:{count}]", splits[f"train[{count}:]"]
         self._train, self._test = train.file_instructions, splits[test].file_instructions
         self.num_train, self.num_held_out = train.num_examples, splits[test].num_examples
+        self.location = builder.info.full_name
         self.fingerprint = f"{builder.info.full_name} {self.num_train} {self.num_held_out}"
 
     def train_images(self, seed: int, start_step: int, shard: BatchShard) -> tf.data.Dataset:
@@ -118,11 +119,11 @@ class TFDSSource:
 
     def train_ids(self) -> list:
         """As TFDS names its examples: file and number within it."""
-        return [
-            f"{os.path.basename(str(file.filename))}__{i}"
-            for file in self._train
-            for i in range(file.skip, file.skip + file.take)
-        ]
+        return _ids(self._train)
+
+    def held_out_ids(self) -> list:
+        """As `train_ids`."""
+        return _ids(self._test)
 
     def train_labels(self) -> np.ndarray:
         """As `IndexedSource.train_labels`; reads every record of the split, once."""
@@ -176,6 +177,14 @@ class _RecordsSource(IndexedSource):
 
     def _load(self, items, index):
         return self._whole.parse(index, tf.gather(items, index))[1], index
+
+
+def _ids(instructions):
+    return [
+        f"{os.path.basename(str(file.filename))}__{i}"
+        for file in instructions
+        for i in range(file.skip, file.skip + file.take)
+    ]
 
 
 def _read(instructions, order=None, in_turn=False) -> tf.data.Dataset:

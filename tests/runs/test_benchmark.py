@@ -5,11 +5,12 @@ import sys
 
 import pytest
 
-from helpers import TINY, run, start, wait_for
 from selfie_tf import scaling
 from selfie_tf.benchmarks.speed import benchmark, decoder_flop, gflop_per_image, patch_network_flop
 from selfie_tf.config import PatchFormerConfig, SelfieConfig
 from selfie_tf.errors import UserError
+
+from helpers import TINY, run, start, wait_for
 
 
 def test_patch_network_flop_written_out():

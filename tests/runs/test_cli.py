@@ -4,9 +4,18 @@ import json
 import socket
 
 import numpy as np
-from helpers import ROOT, TINY, TINY_FINETUNE, TINY_FINETUNE_PATCHFORMER, TINY_PATCHFORMER, run, start
 import pytest
 from PIL import Image
+
+from helpers import (
+    ROOT,
+    TINY,
+    TINY_FINETUNE,
+    TINY_FINETUNE_PATCHFORMER,
+    TINY_PATCHFORMER,
+    run,
+    start,
+)
 
 
 def fails(*flags, env=None, command="bin/pretrain.py", code=1):

@@ -65,4 +65,4 @@ def test_a_stored_export_loads(stored):
     features = tf.saved_model.load(str(stored / "export"))
     images = np.random.default_rng(1).integers(0, 256, [2, 16, 16, 3], np.uint8)
     served = features.signatures["serving_default"](images=tf.constant(images))["features"]
-    np.testing.assert_allclose(model.image_features(images), served, rtol=1e-9)
+    np.testing.assert_allclose(model.image_features(images), served, rtol=1e-5, atol=1e-6)

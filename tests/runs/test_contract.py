@@ -12,13 +12,30 @@ import tensorflow as tf
 import tf_keras as keras
 from test_export import STRANGER, run_script
 
-from helpers import PARITY, SELFIE_PARITY, STEPS, TINY, TINY_PATCHFORMER, assert_close, assert_identical, held_out_batches, losses, run, start, training_batches, wait_for, weights
 from selfie_tf.config import PatchFormerConfig, SelfieConfig
 from selfie_tf.data import make_source, synthetic
 from selfie_tf.models.classifier import ResNetClassifier, load_pretrained_weights
 from selfie_tf.models.patchformer import PatchFormerPretrainer
 from selfie_tf.models.selfie import SelfiePretrainer
+from selfie_tf.training.build import build_pretrainer
 from selfie_tf.training.load import load_pretrained
+
+from helpers import (
+    PARITY,
+    SELFIE_PARITY,
+    STEPS,
+    TINY,
+    TINY_PATCHFORMER,
+    assert_close,
+    assert_identical,
+    held_out_batches,
+    losses,
+    run,
+    start,
+    training_batches,
+    wait_for,
+    weights,
+)
 
 
 @dataclasses.dataclass

@@ -7,8 +7,9 @@ import shlex
 import subprocess
 import sys
 
-from helpers import ROOT
 import pytest
+
+from helpers import ROOT
 
 with open(os.path.join(ROOT, "docs", "TPU.md")) as file:
     TEXT = file.read()

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import TINY, TINY_FINETUNE, run
 from selfie_tf import evaluation
 from selfie_tf.data import synthetic
 from selfie_tf.errors import UserError
 from selfie_tf.evaluation.compare import compare
 from selfie_tf.training.load import load_finetuned
+
+from helpers import TINY, TINY_FINETUNE, run
 
 
 def test_confusion_matrix_and_table_match_a_loop(rng):

@@ -11,9 +11,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from helpers import ROOT, TINY, TINY_FINETUNE, run
 from selfie_tf.data import synthetic
 from selfie_tf.training.load import load_finetuned, load_pretrained
+
+from helpers import ROOT, TINY, TINY_FINETUNE, run
 
 SIZE = 16
 

@@ -8,9 +8,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import PARITY, STEPS, TINY, TINY_FINETUNE, assert_close, assert_identical, finish_workers, log_points, run, start, wait_for, weights
 from selfie_tf.data import synthetic
 from selfie_tf.training.load import load_finetuned, load_pretrained
+
+from helpers import (
+    PARITY,
+    STEPS,
+    TINY,
+    TINY_FINETUNE,
+    assert_close,
+    assert_identical,
+    finish_workers,
+    log_points,
+    run,
+    start,
+    wait_for,
+    weights,
+)
 
 
 def finish(workdir, *flags, **kwargs):

@@ -22,11 +22,13 @@ from selfie_tf.training.initialise import (
 from selfie_tf.training.load import LoadedRun, load_pretrained
 from selfie_tf.training.pretrain import pretrain
 
+from helpers import make_tiny_config
+
 
 @pytest.fixture(scope="module")
-def tiny(tiny_config_factory):
+def tiny():
     """A config of two steps."""
-    config = tiny_config_factory()
+    config = make_tiny_config()
     config.train.steps, config.optimizer.warmup_steps = 2, 1
     config.data.eval_images = 16
     return config

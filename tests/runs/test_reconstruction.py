@@ -8,12 +8,26 @@ import tensorflow as tf
 from PIL import Image
 from test_export import STRANGER, run_script
 
-from helpers import STEPS, TINY_FINETUNE_PATCHFORMER, TINY_PATCHFORMER, assert_identical, held_out_batches, log_points, run, start, training_batches, wait_for, weights
 from selfie_tf import reconstruction
 from selfie_tf.config import PatchFormerConfig
 from selfie_tf.data import make_source, synthetic
 from selfie_tf.data.augment import augment_patches
+from selfie_tf.methods import METHODS
 from selfie_tf.training.load import load_finetuned
+
+from helpers import (
+    STEPS,
+    TINY_FINETUNE_PATCHFORMER,
+    TINY_PATCHFORMER,
+    assert_identical,
+    held_out_batches,
+    log_points,
+    run,
+    start,
+    training_batches,
+    wait_for,
+    weights,
+)
 
 OFF = {
     "jitter": 0,
@@ -58,7 +72,9 @@ def test_noise_differs_by_image_and_epoch_and_is_not_the_masks():
     image = tf.fill([16, 16, 3], tf.constant(128, tf.uint8))
     seeds = [tf.constant([0, i], tf.int64) for i in range(4)]
     noisy = [
-        METHODS["patchformer"].make_input(image, config, seed, training=True)["context_patches"].numpy()
+        METHODS["patchformer"]
+        .make_input(image, config, seed, training=True)["context_patches"]
+        .numpy()
         for seed in seeds
     ]
     assert len({x.tobytes() for x in noisy}) == 4

@@ -14,10 +14,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import ROOT, SELFIE_PARITY, STEPS, TINY, assert_close, assert_identical, end, log_points, run, start, start_workers, wait_for, weights
 from selfie_tf.errors import UserError
 from selfie_tf.models.base import normalize
 from selfie_tf.training.load import load_pretrained
+
+from helpers import (
+    ROOT,
+    SELFIE_PARITY,
+    STEPS,
+    TINY,
+    assert_close,
+    assert_identical,
+    end,
+    log_points,
+    run,
+    start,
+    start_workers,
+    wait_for,
+    weights,
+)
 
 
 def finish(workdir, *flags, **kwargs):

@@ -11,10 +11,23 @@ import zlib
 import pytest
 import tensorflow as tf
 
-from helpers import PARITY, SELFIE_PARITY, TINY, TINY_PATCHFORMER, assert_close, end, finish_workers, log_points, start, start_workers, wait_for
 from selfie_tf import cluster, distribute, training
 from selfie_tf.benchmarks.replicas import free_ports
 from selfie_tf.errors import UserError
+
+from helpers import (
+    PARITY,
+    SELFIE_PARITY,
+    TINY,
+    TINY_PATCHFORMER,
+    assert_close,
+    end,
+    finish_workers,
+    log_points,
+    start,
+    start_workers,
+    wait_for,
+)
 
 # Saved every four steps, and logged, so that a run can be killed where one wants it.
 EVERY = "--config.train.checkpoint_every=4"

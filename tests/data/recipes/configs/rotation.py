@@ -1,6 +1,6 @@
 """Rotation prediction on noise.
 
-    python bin/pretrain.py --config=configs/rotation.py --workdir=runs/rotation
+python bin/pretrain.py --config=configs/rotation.py --workdir=runs/rotation
 """
 
 from selfie_tf.config.rotation import RotationConfig
