@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help quickstart lint test test-tpu-lane test-addons-lane test-aot check-tpu tpu-table clean
+.PHONY: help quickstart lint test test-tpu-lane test-addons-lane test-aot check-tpu tpu-table docs clean
 
 help:
 	@echo "make quickstart   make $(VENV) if missing, pretrain on built-in images, finetune, export, compare"
 	@echo "make test         make $(VENV) if missing, lint, run all tests"
 	@echo "make test-tpu-lane, test-addons-lane"
 	@echo "                  all tests with the TensorFlow of TPUs, and that of TensorFlow Addons"
+	@echo "make docs         build the documentation into build/docs"
 	@echo "make check-tpu    compile the paper's train steps for TPUs; needs none"
 	@echo "make clean        remove all of these and runs/quickstart"
 
@@ -33,6 +34,10 @@ $(VENV)-addons/.installed: requirements/test-addons.txt requirements/addons.txt 
 
 $(VENV)-aot/.installed: requirements/aot.txt requirements.txt requirements/test.txt
 	$(call make_venv,$(VENV)-aot,requirements/aot.txt,11,13)
+
+$(VENV)/.docs-installed: $(VENV)/.installed requirements/docs.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/docs.txt
+	@touch $@
 
 RUNS := runs/quickstart
 FINETUNE := $(BIN)/python bin/finetune.py --config=configs/finetune_quickstart.py
@@ -97,6 +102,11 @@ build/tpu/%.json: configs/%.py $(wildcard selfie_tf/*.py selfie_tf/*/*.py) | $(V
 
 tpu-table: $(FIGURES)
 	$(VENV)-aot/bin/python -m selfie_tf.benchmarks.tpu.report docs/TPU.md $(FIGURES)
+
+# Everything is read anew (-E), or a page that did not change would keep its warnings to itself.
+docs: $(VENV)/.docs-installed
+	$(BIN)/python -m sphinx -b html -W --keep-going -n -q -E docs build/docs
+	@echo "Built build/docs/index.html"
 
 clean:
 	rm -rf $(VENV) $(VENV)-tpu $(VENV)-addons $(VENV)-aot build runs/quickstart

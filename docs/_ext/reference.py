@@ -1,0 +1,268 @@
+"""A Sphinx extension: pages that are made from the code, and links from `code` in docstrings.
+
+Before the sources are read it writes docs/reference: every config key, the help of every command,
+and a page of the API per package; and copies the pages of the root that are part of the site.
+"""
+
+import importlib
+import os
+import pkgutil
+import re
+
+from docutils import nodes
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+API = {  # page: packages and modules whose docstrings are on it
+    "selfie_tf": "The package: pretrain, finetune, load and export from a script.",
+    "selfie_tf.config": "Every value of a run, as dataclasses.",
+    "selfie_tf.methods": "The pretext tasks.",
+    "selfie_tf.training": "Runs: the loop, building models, loading them.",
+    "selfie_tf.data": "Sources of images, crops, augmentation, batches.",
+    "selfie_tf.models": "The Keras models.",
+    "selfie_tf.layers": "The Keras layers.",
+    "selfie_tf.patches": "Cutting images into patches.",
+    "selfie_tf.losses": "Losses and accuracies.",
+    "selfie_tf.optimizers": "Optimizers and the learning-rate schedule.",
+    "selfie_tf.evaluation": "Evaluating, comparing and exporting runs.",
+    "selfie_tf.errors": "What is raised for a user to mend.",
+}
+
+
+def write_pages(app, _=None) -> None:
+    """Writes the pages that are made; one whose text is the same keeps its time."""
+    pages = {
+        "contributing.md": root_page("CONTRIBUTING.md"),
+        "changelog.md": root_page("CHANGELOG.md"),
+        "reference/config.md": config_page(),
+        "reference/commands.md": commands_page(),
+        "reference/api.rst": api_index(),
+        **{f"reference/{name}.rst": api_page(name) for name in API},
+    }
+    os.makedirs(os.path.join(app.srcdir, "reference"), exist_ok=True)
+    for name in os.listdir(os.path.join(app.srcdir, "reference")):
+        if f"reference/{name}" not in pages:
+            os.remove(os.path.join(app.srcdir, "reference", name))
+    for name, text in pages.items():
+        path = os.path.join(app.srcdir, name)
+        if os.path.exists(path):
+            with open(path) as file:
+                if file.read() == text:
+                    continue
+        with open(path, "w") as file:
+            file.write(text)
+
+
+# Pages outside of docs/, whose links are right where they are
+
+_OUTSIDE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+
+
+def root_page(name: str) -> str:
+    """A page of the repository's root as one of docs/."""
+    with open(os.path.join(ROOT, name)) as file:
+        text = file.read().replace("](docs/", "](")
+    for outside, inside in _OUTSIDE.items():
+        text = text.replace(f"]({outside}", f"]({inside}")
+    return text
+
+
+def mend_links(app, docname, source) -> None:
+    """Lets links to pages of the root find their copies."""
+    for outside, inside in _OUTSIDE.items():
+        source[0] = source[0].replace(f"](../{outside}", f"]({inside}")
+
+
+# Config keys
+
+
+def config_page() -> str:
+    """Every key of every kind of config: its name, default, bounds and meaning."""
+    from selfie_tf import config
+
+    kinds = {
+        "Selfie": config.SelfieConfig,
+        "PatchFormer": config.PatchFormerConfig,
+        "Finetuning": config.FinetuneConfig,
+    }
+    lines = [
+        "# Configuration keys",
+        "",
+        "Every value of a run, with its default. The defaults are the papers' numbers; a config",
+        "file changes some of them, and `--config.SECTION.KEY=VALUE` changes one. The help of a",
+        "command (`selfie-tf pretrain --config=quickstart --help`) prints the same list with the",
+        "values of the given config.",
+        "",
+    ]
+    for title, kind in kinds.items():
+        lines += [f"## {title}", ""]
+        section = None
+        for key in config.keys(kind()):
+            head, _, name = key.name.rpartition(".")
+            if head != section:
+                section = head
+                lines += ["", f"### {title}: {head}" if head else f"### {title}: top level", ""]
+                lines += ["| key | default | allowed | meaning |", "|---|---|---|---|"]
+            cells = [f"`{key.name}`", f"`{key.value!r}`", _allowed(key), _cell(key.help)]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _allowed(key) -> str:
+    if key.choices:
+        return ", ".join(f"`{choice}`" for choice in key.choices)
+    if key.type is bool:
+        return "`True`, `False`"
+    if key.low is None:
+        return "text" if key.type is str else key.type.__name__
+    if key.high in (None, float("inf")):
+        return f"≥ {key.low:g}"
+    return f"{key.low:g} to {key.high:g}"
+
+
+def _cell(text: str) -> str:
+    return (text or "").replace("|", "\\|").replace("\n", " ").replace("*", "\\*")
+
+
+# Commands
+
+
+def commands_page() -> str:
+    """The help of every command, as the command line prints it."""
+    from selfie_tf import cli
+
+    lines = [
+        "# Commands",
+        "",
+        "What `--help` prints. The keys of the config are on [a page of their own](config.md).",
+        "",
+    ]
+    for name, text in cli.help_texts().items():
+        lines += [f"## selfie-tf {name}", "", "```text", text.rstrip(), "```", ""]
+    return "\n".join(lines)
+
+
+# API
+
+
+def api_index() -> str:
+    lines = ["API", "===", "", ".. toctree::", "   :hidden:", ""]
+    lines += [f"   {name}" for name in API]
+    lines += ["", ".. list-table::", "   :widths: 30 70", ""]
+    for name, about in API.items():
+        lines += [f"   * - :doc:`{name}`", f"     - {about}"]
+    return "\n".join([*lines, ""])
+
+
+def api_page(name: str) -> str:
+    """A page with the docstrings of a module, or of a package's modules."""
+    package = importlib.import_module(name)
+    lines = [name, "=" * len(name), "", f".. automodule:: {name}", ""]
+    if name == "selfie_tf":
+        lines += [f".. autofunction:: selfie_tf.{f}" for f in sorted(package.__all__)] + [""]
+        return "\n".join(lines)
+    if not hasattr(package, "__path__"):
+        return "\n".join([*lines[:-1], "   :members:", ""])
+    lines += [f".. autofunction:: {name}.{f}" for f in _own_functions(package)] + [""]
+    for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
+        full = f"{name}.{module.name}"
+        lines += [full, "-" * len(full), "", f".. automodule:: {full}", "   :members:", ""]
+    return "\n".join(lines)
+
+
+def _own_functions(package):
+    """Functions that a package defines in its own __init__."""
+    return [
+        name
+        for name, value in vars(package).items()
+        if callable(value) and getattr(value, "__module__", "") == package.__name__
+        if not name.startswith("_")
+    ]
+
+
+# Docstrings
+
+_NAME = re.compile(r"[A-Za-z_][\w.]*")
+
+
+def code_or_link(name, rawtext, text, lineno, inliner, options=None, content=()):
+    """The role of `text`: code, and a link where it is the name of something documented."""
+    node = nodes.literal(rawtext, text, classes=["code"])
+    node["reftext"] = text
+    return [node], []
+
+
+def link_names(app, doctree, docname) -> None:
+    """Turns literals that name something documented into links to it."""
+    for node in list(doctree.findall(nodes.literal)):
+        text = node.get("reftext", "")
+        # A plain word is an argument, not a name to be looked up.
+        if _NAME.fullmatch(text) and ("." in text or text[0].isupper()):
+            link = _link(app, docname, text)
+            if link is not None:
+                node.replace_self(link)
+                link += node
+
+
+def find_type(app, env, node, content):
+    """Finds a type that a docstring names by its last part, as in `Raises: UserError`."""
+    if node.get("refdomain") != "py":
+        return None
+    link = _link(app, node.get("refdoc", ""), node["reftarget"])
+    if link is not None:
+        link += content
+    return link
+
+
+def _link(app, docname, text):
+    """A link to the only thing documented whose name ends in `text`, else None."""
+    found = {
+        full
+        for full in app.env.domains["py"].objects
+        if full == text or full.endswith(f".{text}") or _shortened(full).endswith(f".{text}")
+    }
+    if len(found) != 1:
+        return None
+    full = found.pop()
+    entry = app.env.domains["py"].objects[full]
+    uri = app.builder.get_relative_uri(docname, entry.docname) + "#" + entry.node_id
+    return nodes.reference("", "", internal=True, refuri=uri, reftitle=full)
+
+
+def _shortened(full):
+    """selfie_tf.config.base.SelfieConfig as docstrings say it: .config.SelfieConfig."""
+    parts = full.split(".")
+    return ".".join(["", parts[1], *parts[3:]]) if len(parts) > 3 else ""
+
+
+_plain = {}  # docstrings of properties, which napoleon would take for "type: meaning"
+
+
+def mend(app, what, name, obj, options, lines) -> None:
+    """Turns what our docstrings mean into what reStructuredText can read; runs before napoleon."""
+    text = "\n".join(lines)
+    # An indented block after a blank line is code: a command, or Python.
+    text = re.sub(r"(?<=\S)\n\n(?=    (?:python |selfie-tf ))", "\n\n.. code-block:: sh\n\n", text)
+    text = re.sub(r"(?<=[^:\s]|[^:]:)\n\n(?=    [^:\s])", "\n\n.. code-block:: python\n\n", text)
+    # `Hook`s: a role must end at the end of a word.
+    text = re.sub(r"(`[^`\n]+`)(?=\w)", r"\1\\ ", text)
+    lines[:] = text.split("\n")
+    if what in ("property", "attribute") and "Returns:" not in text:
+        _plain[name] = list(lines)
+
+
+def restore(app, what, name, obj, options, lines) -> None:
+    """After napoleon: properties as they were."""
+    if name in _plain:
+        lines[:] = _plain.pop(name)
+
+
+def setup(app) -> dict:
+    app.add_role("code_or_link", code_or_link)
+    app.connect("config-inited", write_pages)
+    app.connect("source-read", mend_links)
+    app.connect("autodoc-process-docstring", mend, priority=100)
+    app.connect("autodoc-process-docstring", restore, priority=900)
+    app.connect("missing-reference", find_type)
+    app.connect("doctree-resolved", link_names)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
