@@ -242,8 +242,9 @@ def mend(app, what, name, obj, options, lines) -> None:
     """Turns what our docstrings mean into what reStructuredText can read; runs before napoleon."""
     text = "\n".join(lines)
     # An indented block after a blank line is code: a command, or Python.
-    text = re.sub(r"(?<=\S)\n\n(?=    (?:python |selfie-tf ))", "\n\n.. code-block:: sh\n\n", text)
-    text = re.sub(r"(?<=[^:\s]|[^:]:)\n\n(?=    [^:\s])", "\n\n.. code-block:: python\n\n", text)
+    command = r"(?<=\S)\n\n(?=    (?:python |selfie-tf ))"
+    text = re.sub(command, "\n\n.. code-block:: sh\n\n", text)
+    text = re.sub(r"(?<=[^:\s])(:?)\n\n(?=    \S)", r"\1\n\n.. code-block:: python\n\n", text)
     # `Hook`s: a role must end at the end of a word.
     text = re.sub(r"(`[^`\n]+`)(?=\w)", r"\1\\ ", text)
     lines[:] = text.split("\n")
