@@ -66,8 +66,9 @@ def root_page(name: str) -> str:
     return text
 
 
-def mend_links(app, docname, source) -> None:
-    """Lets links to pages of the root find their copies."""
+def mend_source(app, docname, source) -> None:
+    """Lets links to pages of the root find their copies, and keeps "77 %" on one line."""
+    source[0] = re.sub(r"(\d) %", "\\1\N{NO-BREAK SPACE}%", source[0])
     for outside, inside in _OUTSIDE.items():
         source[0] = source[0].replace(f"](../{outside}", f"]({inside}")
 
@@ -76,52 +77,63 @@ def mend_links(app, docname, source) -> None:
 
 
 def config_page() -> str:
-    """Every key of every kind of config: its name, default, bounds and meaning."""
+    """Every key of every kind of config: its defaults, bounds and meaning."""
     from selfie_tf import config
 
     kinds = {
-        "Selfie": config.SelfieConfig,
-        "PatchFormer": config.PatchFormerConfig,
-        "Finetuning": config.FinetuneConfig,
+        "Selfie": config.SelfieConfig(),
+        "PatchFormer": config.PatchFormerConfig(),
+        "finetuning": config.FinetuneConfig(),
     }
+    sections = {}  # {section: {(key, meaning): {kind: Key}}}
+    for kind, values in kinds.items():
+        for key in config.keys(values):
+            section = sections.setdefault(key.name.rpartition(".")[0], {})
+            section.setdefault((key.name, key.help), {})[kind] = key
     lines = [
         "# Configuration keys",
         "",
-        "Every value of a run, with its default. The defaults are the papers' numbers; a config",
-        "file changes some of them, and `--config.SECTION.KEY=VALUE` changes one. The help of a",
-        "command (`selfie-tf pretrain --config=quickstart --help`) prints the same list with the",
-        "values of the given config.",
+        "Every value of a run. The defaults are the papers' numbers. A config file changes some of",
+        "them, and `--config.SECTION.KEY=VALUE` changes one. A key that only some kinds of runs",
+        "have is followed by their names, and so is a default that differs between them.",
+        "",
+        "`selfie-tf pretrain --config=quickstart --help` prints the list with a config's own values.",
         "",
     ]
-    for title, kind in kinds.items():
-        lines += [f"## {title}", ""]
-        section = None
-        for key in config.keys(kind()):
-            head, _, name = key.name.rpartition(".")
-            if head != section:
-                section = head
-                lines += ["", f"### {title}: {head}" if head else f"### {title}: top level", ""]
-                lines += ["| key | default | allowed | meaning |", "|---|---|---|---|"]
-            cells = [f"`{key.name}`", f"`{key.value!r}`", _allowed(key), _cell(key.help)]
-            lines.append(f"| {' | '.join(cells)} |")
+    for section, keys in sections.items():
+        lines += [f"## {section}" if section else "## The run", ""]
+        lines += ["| key | default | meaning |", "|---|---|---|"]
+        names = [name for name, _ in keys]
+        for (name, meaning), found in sorted(keys.items(), key=lambda x: names.index(x[0][0])):
+            only = "" if len(found) == len(kinds) else f"<br>{', '.join(found)}"
+            about = f"{_cell(meaning)} {_allowed(next(iter(found.values())))}"
+            lines.append(f"| `{name}`{only} | {_defaults(found)} | {about.strip()} |")
         lines.append("")
     return "\n".join(lines)
 
 
+def _defaults(found: dict) -> str:
+    """The defaults of a key: one, or that of each kind of run."""
+    values = {}
+    for kind, key in found.items():
+        values.setdefault(f"`{key.value}`" if key.value != "" else "empty", []).append(kind)
+    if len(values) == 1:
+        return next(iter(values))
+    return "<br>".join(f"{value} ({', '.join(kinds)})" for value, kinds in values.items())
+
+
 def _allowed(key) -> str:
     if key.choices:
-        return ", ".join(f"`{choice}`" for choice in key.choices)
-    if key.type is bool:
-        return "`True`, `False`"
+        named = all(choice in key.help for choice in key.choices)
+        return "" if named else f"*{', '.join(key.choices)}.*"
     if key.low is None:
-        return "text" if key.type is str else key.type.__name__
-    if key.high in (None, float("inf")):
-        return f"≥ {key.low:g}"
-    return f"{key.low:g} to {key.high:g}"
+        return ""
+    high = key.high is not None and key.high != float("inf")
+    return f"*{key.low:,} to {key.high:,}.*" if high else f"*At least {key.low:,}.*"
 
 
 def _cell(text: str) -> str:
-    return (text or "").replace("|", "\\|").replace("\n", " ").replace("*", "\\*")
+    return text.replace("*", "\\*").replace("|", "\\|").replace("\n", " ")
 
 
 # Commands
@@ -261,7 +273,7 @@ def restore(app, what, name, obj, options, lines) -> None:
 def setup(app) -> dict:
     app.add_role("code_or_link", code_or_link)
     app.connect("config-inited", write_pages)
-    app.connect("source-read", mend_links)
+    app.connect("source-read", mend_source)
     app.connect("autodoc-process-docstring", mend, priority=100)
     app.connect("autodoc-process-docstring", restore, priority=900)
     app.connect("missing-reference", find_type)
