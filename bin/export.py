@@ -1,28 +1,12 @@
 #!/usr/bin/env python
-"""Writes what a run has learnt as a SavedModel: features or a classifier, to serve or finetune.
-
-    python bin/export.py --workdir=runs/quickstart/finetuned --output=exports/classifier
-    python bin/export.py --workdir=runs/quickstart/pretrained --output=exports/features
-
-The folder holds a model card, README.md, that says how to use it.
-"""
+"""The command `selfie-tf export` in a checkout; --help describes it."""
 
 import os
+import sys
 
-import _main
-from absl import flags
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-flags.DEFINE_string("workdir", "", "Folder of a pretraining or finetuning run (required).")
-OUTPUT = flags.DEFINE_string("output", "", "Folder to make (required).")
-
-
-def main():
-    if not OUTPUT.value:
-        raise _main.UserError("--output is missing: give a folder to make")
-    from selfie_tf.evaluation.export import export
-
-    export(*(os.path.expanduser(p) for p in (flags.FLAGS.workdir, OUTPUT.value)))
-
+from selfie_tf.cli import run_process  # noqa: E402
 
 if __name__ == "__main__":
-    _main.run(main)
+    run_process(["export", *sys.argv[1:]])

@@ -1,25 +1,12 @@
 #!/usr/bin/env python
-"""Pretrains Selfie or PatchFormer without labels on a folder of images or a TFDS dataset.
+"""The command `selfie-tf pretrain` in a checkout; --help describes it."""
 
-    python bin/pretrain.py --config=configs/quickstart.py --workdir=runs/quickstart/pretrained
+import os
+import sys
 
-The same command again resumes after any kill. Single config values: --config.train.steps=1000.
-"""
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import _main
-
-from selfie_tf.config import PretrainConfig
-
-_main.define_config("selfie_cifar10.py", PretrainConfig)
-_main.define_training_flags()
-
-
-def main():
-    # After the flags: a mistake in them shows without waiting for TensorFlow.
-    from selfie_tf.training.pretrain import pretrain
-
-    _main.train(pretrain)
-
+from selfie_tf.cli import run_process  # noqa: E402
 
 if __name__ == "__main__":
-    _main.run(main)
+    run_process(["pretrain", *sys.argv[1:]])

@@ -1,0 +1,231 @@
+"""What all commands share: flags, configs, logging, and mistakes in flags as `UserError`s."""
+
+import collections.abc
+import contextlib
+import dataclasses
+import difflib
+import logging
+import os
+import re
+import signal
+import threading
+import typing
+
+from absl import flags
+from ml_collections import config_flags
+
+from selfie_tf.cli import config_files
+from selfie_tf.config import RunConfig, keys, suggest
+from selfie_tf.errors import Interrupted, UserError
+
+_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What the user gave.
+
+    Attributes:
+      flags: The values of the command's flags, as attributes.
+      config: The config with its overrides, validated; None for commands without --config.
+      config_name: The config's file, such as "configs/quickstart.py".
+    """
+
+    flags: flags.FlagValues
+    config: RunConfig | None
+    config_name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+      name: What the user types after `selfie-tf`.
+      text: What it does and an example, for --help.
+      define: (FlagValues) -> None; defines the flags of this command alone.
+      run: (Arguments) -> exit code, or None for 0.
+      kind: The class of the configs that it takes; None for a command without --config.
+      config: The name of the default config.
+      logs_to_stderr: Whether logs go to stderr, because stdout is for the result alone.
+    """
+
+    name: str
+    text: str
+    define: collections.abc.Callable
+    run: collections.abc.Callable
+    kind: type | None = None
+    config: str = ""
+    logs_to_stderr: bool = False
+
+
+def define_data_dir(values: flags.FlagValues) -> None:
+    """Defines --data_dir."""
+    flags.DEFINE_string(
+        "data_dir",
+        "",
+        "Folder of prepared TensorFlow Datasets; empty: their own default.",
+        flag_values=values,
+    )
+
+
+def define_training_flags(values: flags.FlagValues) -> None:
+    """Defines --workdir, --tpu, --virtual_devices, --data_dir and --download."""
+    flags.DEFINE_string("workdir", "", "Folder for this run (required).", flag_values=values)
+    flags.DEFINE_string(
+        "tpu", "", "Name or grpc:// address of a TPU; local on a TPU VM.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "virtual_devices",
+        0,
+        "Split the CPU into N replicas, to try distribution anywhere.",
+        flag_values=values,
+    )
+    define_data_dir(values)
+    flags.DEFINE_bool(
+        "download", False, "Let TensorFlow Datasets download missing data.", flag_values=values
+    )
+
+
+def train(function, arguments: Arguments) -> None:
+    """Calls `pretrain` or `finetune` as the flags say."""
+    from selfie_tf.distribution.strategy import make_strategy
+
+    values = arguments.flags
+    function(
+        arguments.config,
+        os.path.expanduser(values.workdir),
+        make_strategy(values.tpu, values.virtual_devices),
+        data_dir=os.path.expanduser(values.data_dir),
+        download=values.download,
+        remote_data=values.tpu not in ("", "local"),
+    )
+
+
+def parse(command: Command, argv: list[str]) -> Arguments:
+    """Parses the flags of a command, in a FlagValues of its own.
+
+    Args:
+      command: The command.
+      argv: Its flags. `--config.KEY=VALUE` may come before `--config`.
+
+    Raises:
+      UserError: On anything that is not as the command's help says. With --help, a missing
+        --workdir and values that do not work together are no mistake.
+    """
+    values, config, path = flags.FlagValues(), None, ""
+    command.define(values)
+    flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
+    flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
+    if command.kind is not None:
+        argv, chosen = _take_config(argv)
+        path = config_files.find(command.config if chosen is None else chosen, command)
+        config = config_files.load(path, command)
+        _check_keys(argv, config, values)
+        config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=argv)
+    try:
+        rest = values([command.name, *argv])
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(
+            f"unknown flag --{error.flagname}{_hint(error.flagname, config, values)}"
+        ) from error
+    except flags.Error as error:
+        raise UserError(_explain(error, config)) from error
+    if len(rest) > 1:
+        raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
+    if config is not None:
+        config = values.config
+        config.set_explicit(config_flags.get_override_values(values["config"]))
+    if not values.help:
+        if "workdir" in values and not values.workdir:
+            raise UserError("--workdir is missing: give a folder, as in --workdir=runs/mine")
+        if config is not None:
+            config.validate()
+    return Arguments(values, config, config_files.display_name(path))
+
+
+def _take_config(argv):
+    """Splits off --config: (the other arguments, the last value given or None)."""
+    rest, chosen, pending = [], None, False
+    for argument in argv:
+        name, equals, value = argument.partition("=")
+        if pending:
+            chosen, pending = argument, False
+        elif name not in ("--config", "-config"):
+            rest.append(argument)
+        elif equals:
+            chosen = value
+        else:
+            pending = True
+    if pending:
+        raise UserError("--config is the last word: give a config's name or path after it")
+    return rest, chosen
+
+
+def _check_keys(argv, config, values):
+    known = {key.name for key in keys(config)}
+    for argument in argv:
+        given = _OVERRIDE.match(argument)
+        if given and given[1] not in known:
+            raise UserError(f"unknown config key {given[1]}{_hint(given[1], config, values)}")
+
+
+def _hint(name, config, values):
+    """What the user probably meant by a flag or config key that there is not."""
+    flag = difflib.get_close_matches(name, values, 1)
+    found = [f"--{flag[0]}"] if flag else []
+    if config is not None and not difflib.get_close_matches(name, flag, 1, 0.8):
+        key = suggest(name, config)
+        found += [f"--config.{key}"] if key else []
+    return f"; did you mean {' or '.join(found)}?" if found else "; --help lists what there is"
+
+
+def _explain(error, config):
+    """One line for an absl error; says what was expected of a config key's value."""
+    message = " ".join(str(error).split())
+    given = re.match(r"flag --config\.([\w.]+)=(.*?): ", message)
+    for key in keys(config) if given else ():
+        if key.name == given[1]:
+            return f"--config.{key.name}={given[2]}: expected {_TYPES[key.type]}"
+    return f"{message}; --help lists the flags"
+
+
+@contextlib.contextmanager
+def log_to(stream: typing.TextIO) -> collections.abc.Iterator[None]:
+    """Logs of level INFO go to `stream`, without those of libraries that narrate."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    loggers = {
+        logging.getLogger(): logging.INFO,
+        logging.getLogger("tensorflow"): logging.WARNING,
+        logging.getLogger("absl"): logging.ERROR,
+    }
+    levels = {logger: logger.level for logger in loggers}
+    root = logging.getLogger()
+    handlers, root.handlers = root.handlers, [handler]
+    try:
+        for logger, level in loggers.items():
+            logger.setLevel(level)
+        yield
+    finally:
+        root.handlers = handlers
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def ends_on_sigterm() -> collections.abc.Iterator[None]:
+    """SIGTERM ends the command together with its child processes, as Ctrl-C does."""
+
+    def end(signum, _):
+        raise Interrupted(signum, "terminated")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

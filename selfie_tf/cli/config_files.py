@@ -1,0 +1,90 @@
+"""Finds and loads config files: those that come with the package, and the user's own."""
+
+import difflib
+import os
+import runpy
+
+from selfie_tf.config import FinetuneConfig, PretrainConfig, RunConfig
+from selfie_tf.errors import UserError, first_line
+
+_KINDS = {PretrainConfig: "pretraining", FinetuneConfig: "finetuning"}
+
+
+def folder() -> str:
+    """The folder of the configs that come along: inside of the installed package, or beside it."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    inside = os.path.join(package, "configs")
+    return inside if os.path.isdir(inside) else os.path.join(os.path.dirname(package), "configs")
+
+
+def known(kind: type = RunConfig) -> list[str]:
+    """The names of the configs that come along, by default of all kinds."""
+    found = sorted(f.removesuffix(".py") for f in os.listdir(folder()) if f.endswith(".py"))
+    if kind is RunConfig:
+        return found
+    return [name for name in found if name.startswith("finetune_") == (kind is FinetuneConfig)]
+
+
+def find(value: str, command) -> str:
+    """The path of a config file.
+
+    Args:
+      value: A path, or the name of a config that comes along: "quickstart" or
+        "configs/quickstart.py" from any directory.
+      command: The `common.Command` that wants it.
+
+    Raises:
+      UserError: If there is none.
+    """
+    path = os.path.expanduser(value)
+    if os.path.isfile(path):
+        return path
+    name = value.removeprefix("configs/").removesuffix(".py")
+    if name in known():
+        return os.path.join(folder(), f"{name}.py")
+    close = difflib.get_close_matches(name, known(command.kind), 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise UserError(
+        f"--config={value}: no such file, nor a config of this name; {hint}There are "
+        f"{', '.join(known(command.kind))}"
+    )
+
+
+def load(path: str, command) -> RunConfig:
+    """The config that a file's `get_config()` returns.
+
+    Args:
+      path: The file.
+      command: The `common.Command` that wants it.
+
+    Raises:
+      UserError: If the file fails, or makes something else than a config for this command.
+    """
+    name = display_name(path)
+    try:
+        namespace = runpy.run_path(path)
+        config = namespace["get_config"]() if "get_config" in namespace else None
+    except Exception as error:
+        raise UserError(
+            f"--config={name}: {type(error).__name__}: {first_line(error)}; --debug shows where"
+        ) from error
+    if isinstance(config, command.kind):
+        return config
+    for kind, words in _KINDS.items():
+        if isinstance(config, kind):
+            raise UserError(
+                f"--config={name} is a config of {words}; {command.name} takes those of "
+                f"{_KINDS[command.kind]}: {', '.join(known(command.kind))}"
+            )
+    if "get_config" not in namespace:
+        raise UserError(f"--config={name}: it defines no get_config()")
+    raise UserError(
+        f"--config={name}: its get_config() returns {type(config).__name__}; expected a config of "
+        f"{_KINDS.get(command.kind, 'a run')}, see {os.path.join(folder(), command.config)}.py"
+    )
+
+
+def display_name(path: str) -> str:
+    """A short name of a config file: "configs/NAME.py" of one that comes along, else its path."""
+    inside = os.path.dirname(os.path.abspath(path)) == folder()
+    return f"configs/{os.path.basename(path)}" if inside else path

@@ -1,0 +1,62 @@
+"""Evaluates a run or an export on images that it was not trained on.
+
+    selfie-tf evaluate --workdir=runs/quickstart/finetuned    # a finetuning run
+    selfie-tf evaluate --workdir=runs/quickstart/pretrained   # a pretraining run
+
+For a finetuning run: top-1 and top-5 accuracy, a table per class and a confusion matrix. For a
+pretraining run: its accuracy at the pretext task, and the accuracy of 20 nearest neighbours and of
+a linear probe on its frozen features, beside those of the same network with random weights.
+"""
+
+import os
+
+from absl import flags
+
+from selfie_tf.cli.common import Arguments, Command, define_data_dir
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_string(
+        "workdir", "", "Folder of the run, or of an export (required).", flag_values=values
+    )
+    flags.DEFINE_string(
+        "output", "", "Folder for evaluation.json; empty: the run's own.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "data_name",
+        "",
+        "Labelled images to evaluate on, as in the config's data.name; empty: the run's own.",
+        flag_values=values,
+    )
+    define_data_dir(values)
+    flags.DEFINE_integer(
+        "train_images",
+        10_000,
+        "Images that nearest neighbours and linear probe learn from, at most.",
+        1,
+        flag_values=values,
+    )
+
+
+def run(arguments: Arguments) -> None:
+    """Evaluates, and prints a report."""
+    from selfie_tf.evaluation import evaluate
+    from selfie_tf.training.load import is_finetuning
+
+    values = arguments.flags
+    path = os.path.expanduser(values.workdir)
+    options = {
+        "path": path,
+        "output": os.path.expanduser(values.output) or path,
+        "data_name": values.data_name,
+        "data_dir": os.path.expanduser(values.data_dir),
+    }
+    if is_finetuning(path):
+        print(evaluate.finetuned_report(evaluate.evaluate_finetuned(**options)))
+    else:
+        result = evaluate.evaluate_pretrained(**options, train_images=values.train_images)
+        print(evaluate.pretrained_report(result))
+
+
+COMMAND = Command("evaluate", __doc__, define, run)
