@@ -4,7 +4,9 @@ Before the sources are read it writes docs/reference: every config key, the help
 and a page of the API per package; and copies the pages of the root that are part of the site.
 """
 
+import contextlib
 import importlib
+import io
 import os
 import pkgutil
 import re
@@ -97,7 +99,7 @@ def config_page() -> str:
         "them, and `--config.SECTION.KEY=VALUE` changes one. A key that only some kinds of runs",
         "have is followed by their names, and so is a default that differs between them.",
         "",
-        "`selfie-tf pretrain --config=quickstart --help` prints the list with a config's own values.",
+        "`selfie-tf pretrain --config=NAME --help` prints the list with the values of a config.",
         "",
     ]
     for section, keys in sections.items():
@@ -140,16 +142,22 @@ def _cell(text: str) -> str:
 
 
 def commands_page() -> str:
-    """The help of every command, as the command line prints it."""
+    """The help of every command, as the command line prints it, without the config's keys."""
     from selfie_tf import cli
 
+    os.environ["COLUMNS"] = "84"  # not as wide as the terminal happens to be
     lines = [
         "# Commands",
         "",
-        "What `--help` prints. The keys of the config are on [a page of their own](config.md).",
+        "What `--help` prints, but for the keys of the config, which are on",
+        "[a page of their own](config.md).",
         "",
     ]
-    for name, text in cli.help_texts().items():
+    for name in cli.COMMANDS:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            cli.main([name, "--help"])
+        text = printed.getvalue().partition("\nConfig keys, given as")[0]
         lines += [f"## selfie-tf {name}", "", "```text", text.rstrip(), "```", ""]
     return "\n".join(lines)
 
@@ -171,8 +179,8 @@ def api_page(name: str) -> str:
     package = importlib.import_module(name)
     lines = [name, "=" * len(name), "", f".. automodule:: {name}", ""]
     if name == "selfie_tf":
-        lines += [f".. autofunction:: selfie_tf.{f}" for f in sorted(package.__all__)] + [""]
-        return "\n".join(lines)
+        functions = [f for f in package.__all__ if callable(getattr(package, f))]
+        return "\n".join([*lines, *(f".. autofunction:: selfie_tf.{f}" for f in functions), ""])
     if not hasattr(package, "__path__"):
         return "\n".join([*lines[:-1], "   :members:", ""])
     lines += [f".. autofunction:: {name}.{f}" for f in _own_functions(package)] + [""]
@@ -252,14 +260,16 @@ _plain = {}  # docstrings of properties, which napoleon would take for "type: me
 
 def mend(app, what, name, obj, options, lines) -> None:
     """Turns what our docstrings mean into what reStructuredText can read; runs before napoleon."""
-    text = "\n".join(lines)
-    # An indented block after a blank line is code: a command, or Python.
-    command = r"(?<=\S)\n\n(?=    (?:python |selfie-tf ))"
-    text = re.sub(command, "\n\n.. code-block:: sh\n\n", text)
-    text = re.sub(r"(?<=[^:\s])(:?)\n\n(?=    \S)", r"\1\n\n.. code-block:: python\n\n", text)
-    # `Hook`s: a role must end at the end of a word.
-    text = re.sub(r"(`[^`\n]+`)(?=\w)", r"\1\\ ", text)
-    lines[:] = text.split("\n")
+    text, before = [], ""
+    for line in lines:
+        # An indented block after a blank line is code: a command, or Python.
+        if line.startswith("    ") and not text[-1] and before[:1].strip() and before[-2:] != "::":
+            command = line.strip().startswith(("python ", "selfie-tf "))
+            text += [f".. code-block:: {'sh' if command else 'python'}", ""]
+        # `Hook`s: a role must end at the end of a word, and "\\ " is such an end.
+        text.append(re.sub(r"(?<!`)(`[^`]+`)(?!`)", r"\1\\ ", line))
+        before = line or before
+    lines[:] = text
     if what in ("property", "attribute") and "Returns:" not in text:
         _plain[name] = list(lines)
 
