@@ -14,4 +14,30 @@ from selfie_tf.config import PatchFormerConfig
 
 
 def get_config() -> PatchFormerConfig:
-    return PatchFormerConfig()  # the defaults are this run
+    config = PatchFormerConfig()
+    config.data.name = "tfds:imagenet2012"
+    config.data.image_size = 224
+    config.data.crop = "random_resized"
+    config.data.shuffle_buffer = 16_384
+    config.patches.size = 16
+    config.patches.mask_ratio = 0.6
+    config.patches.mask_block = 2
+    config.patches.target = "center_crop"
+    config.patches.target_size = 8
+    config.patches.target_bits = 2
+    config.model.width = 64
+    config.model.attention_layers = 10
+    config.model.num_heads = 16
+    config.model.mlp_dim = 4096
+    config.model.dropout_rate = 0.1
+    config.model.position = "factorized"
+    config.model.query = "per_location"
+    config.model.label_smoothing = 0.01
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 2e-4
+    config.optimizer.warmup_steps = 10_000
+    config.optimizer.weight_decay = 1e-3
+    config.train.steps = 300_000
+    config.train.batch_size = 128
+    config.train.picture_every = 10_000
+    return config

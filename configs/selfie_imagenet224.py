@@ -19,7 +19,19 @@ def get_config() -> SelfieConfig:
     config.data.crop = "random_resized"
     config.data.shuffle_buffer = 16_384
     config.patches.size = 32
+    config.patches.context_fraction = 0.75
     config.model.stem = "imagenet"
+    config.model.width = 64
+    config.model.attention_layers = 3
+    config.model.num_heads = 32
+    config.model.mlp_dim = 640
+    config.model.dropout_rate = 0.1
     config.model.position = "factorized"
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.momentum = 0.9
+    config.optimizer.warmup_steps = 100
+    config.optimizer.weight_decay = 1e-4
+    config.train.steps = 120_000
     config.train.batch_size = 1024
     return config

@@ -1,14 +1,21 @@
 """Configs that cannot work are refused; those of a run are read back."""
 
+import copy
 import json
+import math
+import pickle
 
 import pytest
 
 from selfie_tf.config import (
+    NETWORK_KEYS,
     FinetuneConfig,
     PatchFormerConfig,
     SelfieConfig,
     flatten,
+    from_dict,
+    keys,
+    suggest,
     to_dict,
 )
 from selfie_tf.errors import UserError
@@ -221,3 +228,91 @@ def test_every_value_of_the_config_reaches_the_optimizer():
         assert found[name] == values[f"optimizer.{name}"], name
     schedule = model.optimizer._learning_rate
     assert float(schedule(5)) == pytest.approx(0.3) and float(schedule(20)) == 0.0
+
+
+KINDS = [SelfieConfig, PatchFormerConfig, FinetuneConfig]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_key_says_what_it_is_and_every_number_its_bounds(kind):
+    found = keys(kind())
+    assert [key.name for key in found] == list(flatten(kind()))
+    for key in found:
+        assert key.help.endswith((".", "off.")) and "\n" not in key.help, key.name
+        if key.type in (int, float):
+            assert key.low <= key.value <= key.high, key.name
+        if key.choices:
+            assert key.value in key.choices, key.name
+
+
+BAD = [
+    (kind, key, bad)
+    for kind in KINDS
+    for key in keys(kind())
+    for bad in (
+        *([key.low - 1] if key.low is not None else []),
+        *([key.high + 1] if key.high not in (None, math.inf) else []),
+        *(["nothing of the kind"] if key.choices else []),
+        *([None] if key.type in (str, bool) else []),
+    )
+]
+
+
+@pytest.mark.parametrize("kind, key, bad", BAD, ids=lambda x: getattr(x, "name", None))
+def test_a_value_outside_its_bounds_is_refused_by_name(kind, key, bad):
+    config = changed(kind, {key.name: key.type(bad) if key.type is float else bad})
+    with pytest.raises(UserError, match=f"^{key.name}="):
+        config.validate()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_assigned_after_construction_is_explicit(kind):
+    config = kind()
+    config.validate()  # turns ints into floats, which nobody gave
+    assert config.explicit_keys() == set()
+    config.model.width = config.model.width  # though it is the default
+    config.init_from = "runs/x"
+    config.optimizer.learning_rate = 1
+    config.validate()
+    given = {"model.width", "init_from", "optimizer.learning_rate"}
+    assert config.explicit_keys() == given and config.optimizer.learning_rate == 1.0
+    for same in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert same == config and same.explicit_keys() == given
+    config.set_explicit({"train.steps"})
+    assert config.explicit_keys() == {"train.steps"} and config.model.width == 64
+
+
+def test_values_of_a_file_are_not_explicit():
+    config = from_dict(FinetuneConfig, {"init_from": "x", "model": {"width": 8}})
+    assert config.model.width == 8 and config.explicit_keys() == set()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_network_has_the_same_keys_in_all_kinds(kind):
+    assert set(NETWORK_KEYS) <= set(flatten(kind()))
+
+
+def test_from_scratch_needs_a_network():
+    with pytest.raises(UserError, match="from_scratch=True takes the network of init_from"):
+        changed(FinetuneConfig, {"from_scratch": True}).validate()
+
+
+@pytest.mark.parametrize(
+    "typed, meant",
+    [
+        ("lr", "optimizer.learning_rate"),
+        ("learning_rate", "optimizer.learning_rate"),
+        ("train.lr", "optimizer.learning_rate"),
+        ("epochs", "train.steps"),
+        ("batch", "train.batch_size"),
+        ("path", "data.name"),
+        ("dataset", "data.name"),
+        ("train.stepz", "train.steps"),
+        ("trian.steps", "train.steps"),
+        ("image_size", "data.image_size"),
+        ("model.wdith", "model.width"),
+        ("xyzzy", None),
+    ],
+)
+def test_what_people_type_is_understood(typed, meant):
+    assert suggest(typed, SelfieConfig()) == meant
