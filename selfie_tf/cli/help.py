@@ -48,7 +48,8 @@ def command_help(command, arguments, width: int) -> str:
     lines = [*_paragraphs(command.text, width), "", "Flags, with their defaults:"]
     lines += _table(rows, width)
     if arguments.config is not None:
-        lines += ["", f"Config keys, given as --config.KEY=VALUE, in {arguments.config_name}:"]
+        words = f"Config keys, given as --config.KEY=VALUE, in {arguments.config_name}:"
+        lines += ["", *textwrap.wrap(words, width)]
         lines += _config_table(arguments.config, width)
     return "\n".join(lines)
 

@@ -34,7 +34,11 @@ class WorkDir:
                 raise UserError(
                     f"--workdir={path}: cannot be made or written ({reason}); use another one"
                 ) from error
-        self._check_config(config)
+        try:
+            self._check_config(config)
+        except UserError:
+            self.close()
+            raise
 
     def begin(self, fingerprint: str) -> None:
         """Writes config.json, or checks that the images are those the run began with.

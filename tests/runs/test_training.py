@@ -103,12 +103,12 @@ def test_killed_at_random_steps_and_within_a_checkpoint_the_bits_are_the_same(
         process.communicate()
     # The third kill comes from within: after TensorFlow's files, before the manifest.
     code = (
-        "import os, signal, sys; sys.path[:0] = [{bin!r}, {root!r}]\n"
+        f"import os, signal, sys; sys.path.insert(0, {ROOT!r})\n"
         "import selfie_tf.storage.checkpoints as c\n"
         "c._digests = lambda folder: os.kill(os.getpid(), signal.SIGKILL)\n"
         "c.Checkpointer._problem = lambda *_: None\n"
-        "import _main, pretrain; _main.run(pretrain.main)"
-    ).format(bin=os.path.join(ROOT, "bin"), root=ROOT)
+        "from selfie_tf.cli import run_process; run_process(['pretrain', *sys.argv[1:]])"
+    )
 
     flags = [*TINY, "--config.train.log_every=1", f"--workdir={tmp_path}"]
     killed = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, cwd=ROOT)
