@@ -74,6 +74,8 @@ class IndexedSource:
 
     def __init__(self, train, held_out, labels=None):
         self._train, self._held_out = train, held_out
+        if labels is None and not self.no_labels:
+            self.no_labels = "its images have no labels"
         self.num_train, self.num_held_out = len(train), len(held_out)
         self._train_labels, self._held_out_labels = (
             np.full(len(items), -1) if labels is None else np.asarray(labels[i], np.int64)

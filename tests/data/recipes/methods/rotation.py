@@ -28,7 +28,7 @@ class Rotation(Method):
             config.model.width, config.model.stem, config.optimizer.decay_in_loss
         )
         side = config.data.image_size
-        model({"image": tf.zeros([1, side, side, 3], tf.uint8)})
+        model.build({"image": [None, side, side, 3]})
         return model
 
     def evaluate(self, config, source, predict):
