@@ -255,6 +255,18 @@ def _shortened(full):
     return ".".join(["", parts[1], *parts[3:]]) if len(parts) > 3 else ""
 
 
+_ATTRIBUTES = re.compile(r"^Attributes:\n(?:  .*\n?)+", re.M)
+
+
+def _split_names(section) -> str:
+    """An entry "a, b: ..." as two, which napoleon does for arguments but not for attributes."""
+
+    def split(entry):
+        return "\n".join(f"  {name}: {entry[2]}" for name in entry[1].split(", "))
+
+    return re.sub(r"^  (\w+(?:, \w+)+): (.*(?:\n    .*)*)", split, section[0], flags=re.M)
+
+
 _plain = {}  # docstrings of properties, which napoleon would take for "type: meaning"
 
 
@@ -269,7 +281,7 @@ def mend(app, what, name, obj, options, lines) -> None:
         # `Hook`s: a role must end at the end of a word, and "\\ " is such an end.
         text.append(re.sub(r"(?<!`)(`[^`]+`)(?!`)", r"\1\\ ", line))
         before = line or before
-    lines[:] = text
+    lines[:] = _ATTRIBUTES.sub(_split_names, "\n".join(text)).split("\n")
     if what in ("property", "attribute") and "Returns:" not in text:
         _plain[name] = list(lines)
 
