@@ -7,12 +7,12 @@ import numpy as np
 import tensorflow as tf
 
 from selfie_tf import figures
-from selfie_tf.config import flatten, from_dict
+from selfie_tf.config import FinetuneConfig, flatten, from_dict, kind_of_run
 from selfie_tf.errors import UserError
 from selfie_tf.storage.files import read_json, read_points
 
 # What runs of one comparison may differ in.
-_FREE = ("init_from", "train.seed", "data.subset_seed")
+_FREE = ("init_from", "from_scratch", "train.seed", "data.subset_seed")
 
 
 def compare(runs: list, picture: str = "") -> str:
@@ -33,11 +33,11 @@ def compare(runs: list, picture: str = "") -> str:
     results, configs = [], []
     for _, path in runs:
         result, values = read_json(path, "result.json"), read_json(path, "config.json")
-        if result is None or values is None or "init_from" not in values:
+        if result is None or values is None or kind_of_run(values) != "finetuning":
             raise UserError(f"--runs: {path} holds no finished finetuning run (no result.json)")
         results.append(result)
         try:
-            configs.append(flatten(from_dict(values)))
+            configs.append(flatten(from_dict(FinetuneConfig, values)))
         except UserError as error:
             raise UserError(f"--runs: {path}: its config cannot be used ({error})") from error
     splits = {"test" if "test_top1" in result else "validation" for result in results}
