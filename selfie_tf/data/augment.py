@@ -2,7 +2,7 @@
 
 PatchFormer is the submission of that name to ICLR 2020; where it gives no number or leaves a
 choice open, the comment here says so. All functions take the C patches of one image at once, draw
-one set of random numbers a patch, are functions of their seed, and run eagerly and inside tf.data
+one set of random numbers per patch, are functions of their seed, and run eagerly and inside tf.data
 with static shapes. Between steps pixels are float32 in [0, 255].
 """
 
@@ -14,7 +14,7 @@ def jitter(patches: tf.Tensor, pixels: int, seed: tf.Tensor) -> tf.Tensor:
 
     Args:
       patches: uint8 or float `[C, p, p, 3]`, values in [0, 255].
-      pixels: the square's side is p - `pixels`, its corner 0 to `pixels` down and to the right;
+      pixels: The square's side is p - `pixels`, its corner 0 to `pixels` down and to the right;
         0 leaves the patches as they are.
       seed: int `[2]`.
 
@@ -22,7 +22,7 @@ def jitter(patches: tf.Tensor, pixels: int, seed: tf.Tensor) -> tf.Tensor:
       float32 `[C, p, p, 3]` in [0, 255].
 
     Raises:
-      ValueError: if no pixel would be left of a patch.
+      ValueError: If no pixel would be left of a patch.
     """
     count, size = patches.shape[0], patches.shape[1]
     if not 0 <= pixels < size:
@@ -40,7 +40,7 @@ def adjust_brightness(patches: tf.Tensor, max_delta: float, seed: tf.Tensor) -> 
 
     Args:
       patches: uint8 or float `[C, p, p, 3]`, values in [0, 255].
-      max_delta: what is added is drawn from U(-max_delta, max_delta) * 255; 0 leaves the patches
+      max_delta: What is added is drawn from U(-max_delta, max_delta) * 255; 0 leaves the patches
         as they are.
       seed: int `[2]`.
 
@@ -56,8 +56,8 @@ def adjust_hue(patches: tf.Tensor, max_delta: float, seed: tf.Tensor) -> tf.Tens
 
     Args:
       patches: uint8 or float `[C, p, p, 3]`, values in [0, 255].
-      max_delta: of a full turn; the angle is drawn from U(-max_delta, max_delta); 0 leaves the
-        patches as they are.
+      max_delta: Fraction of a full turn; the angle is drawn from U(-max_delta, max_delta). 0 leaves
+        the patches as they are.
       seed: int `[2]`.
 
     Returns:
@@ -116,7 +116,7 @@ def flip(patches: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
 
     Args:
       patches: uint8 or float `[C, p, p, 3]`, values in [0, 255].
-      rate: probability of each patch; 0 leaves all as they are.
+      rate: Probability of each patch; 0 leaves all as they are.
       seed: int `[2]`.
 
     Returns:
@@ -153,31 +153,30 @@ def reduce_bit_depth(patches: tf.Tensor, min_bits: int, seed: tf.Tensor) -> tf.T
 
 
 def blend_grayscale(patches: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
-    """Blends some of the patches with their grey version, by a part of their own.
+    """Blends some of the patches with their grey version, by a fraction of their own.
 
-    The paper does not say how the part is drawn; here it is from U(0, 1).
+    The paper does not say how the fraction is drawn; here it is from U(0, 1).
 
     Args:
       patches: uint8 or float `[C, p, p, 3]`, values in [0, 255].
-      rate: probability of each patch; 0 leaves all as they are.
+      rate: Probability of each patch; 0 leaves all as they are.
       seed: int `[2]`.
 
     Returns:
       float32 `[C, p, p, 3]` in [0, 255].
     """
     x = tf.cast(patches, tf.float32)
-    chosen, part = tf.unstack(tf.random.stateless_uniform([2, x.shape[0], 1, 1, 1], seed))
-    part = tf.where(chosen < rate, part, 0.0)
-    return x + part * (tf.image.rgb_to_grayscale(x) - x)
+    chosen, fraction = tf.unstack(tf.random.stateless_uniform([2, x.shape[0], 1, 1, 1], seed))
+    fraction = tf.where(chosen < rate, fraction, 0.0)
+    return x + fraction * (tf.image.rgb_to_grayscale(x) - x)
 
 
 def augment_patches(patches: tf.Tensor, config, seed: tf.Tensor) -> tf.Tensor:
-    """All steps that are on, in the order of Figure 1.
+    """Applies all steps that are on, in the order of Figure 1.
 
     Args:
       patches: uint8 `[C, p, p, 3]`.
-      config: has the attributes `jitter` (pixels), `brightness`, `hue`, `saturation`, `contrast`,
-        `flip_rate`, `grayscale_rate` (0 is off) and `min_bits` (8 is off).
+      config: A `config.AugmentConfig`.
       seed: int `[2]`.
 
     Returns:
@@ -196,7 +195,7 @@ def augment_patches(patches: tf.Tensor, config, seed: tf.Tensor) -> tf.Tensor:
     x = patches
     for number, (step, setting, off) in enumerate(steps):
         if setting != off:
-            # Numbered whether on or off, so that switching one leaves what the others draw.
+            # Numbered whether on or off, so that switching one off changes nothing for the others.
             number = tf.constant(number, tf.int64)
             x = step(x, setting, tf.random.experimental.stateless_fold_in(seed, number))
     return tf.saturate_cast(tf.round(x), tf.uint8)

@@ -3,22 +3,22 @@
 import tensorflow as tf
 
 
-def resize_and_center(image: tf.Tensor, size: int, part: float = 1.0) -> tf.Tensor:
+def resize_and_center(image: tf.Tensor, size: int, fraction: float = 1.0) -> tf.Tensor:
     """Cuts out the central square and scales it.
 
     Args:
       image: uint8 `[h, w, 3]`.
-      size: of the result in pixels.
-      part: side of the square, as a part of the image's shorter side.
+      size: Side of the result in pixels.
+      fraction: Side of the square, as a fraction of the image's shorter side.
 
     Returns:
       uint8 `[size, size, 3]`.
     """
-    if image.shape[:2] == (size, size) and part == 1:
+    if image.shape[:2] == (size, size) and fraction == 1:
         return image
     shape = tf.shape(image)
     side = tf.minimum(shape[0], shape[1])
-    side = tf.cast(tf.round(tf.cast(side, tf.float64) * part), tf.int32)
+    side = tf.cast(tf.round(tf.cast(side, tf.float64) * fraction), tf.int32)
     image = tf.image.crop_to_bounding_box(
         image, (shape[0] - side) // 2, (shape[1] - side) // 2, side, side
     )
@@ -26,18 +26,18 @@ def resize_and_center(image: tf.Tensor, size: int, part: float = 1.0) -> tf.Tens
 
 
 def pad_and_crop(image: tf.Tensor, pad: int, seed: tf.Tensor) -> tf.Tensor:
-    """Pads with `pad` zero pixels on each side and crops back at a random place (section 2.1)."""
+    """Pads each side with `pad` zero pixels and crops back at a random offset (section 2.1)."""
     padded = tf.pad(image, [[pad, pad], [pad, pad], [0, 0]])
     return tf.ensure_shape(tf.image.stateless_random_crop(padded, image.shape, seed), image.shape)
 
 
 def random_resized_crop(image: tf.Tensor, size: int, min_area: float, seed: tf.Tensor) -> tf.Tensor:
-    """A random rectangle of the image, its aspect from 3/4 to 4/3, scaled to a square.
+    """Cuts out a random rectangle, of aspect ratio 3/4 to 4/3, and scales it to a square.
 
     Args:
       image: uint8 `[h, w, 3]`.
-      size: of the result in pixels.
-      min_area: least part of the image's area, in (0, 1].
+      size: Side of the result in pixels.
+      min_area: Smallest fraction of the image's area to keep, in (0, 1].
       seed: int `[2]`.
 
     Returns:
@@ -63,7 +63,7 @@ def _resize(image, size):
 
 
 def training_image(image: tf.Tensor, config, seed: tf.Tensor) -> tf.Tensor:
-    """One training image, cropped as `config.data.crop` says: uint8 `[S, S, 3]`."""
+    """Crops one training image as `config.data.crop` says, to uint8 `[S, S, 3]`."""
     data = config.data
     if data.crop == "random_resized":
         return random_resized_crop(image, data.image_size, data.min_crop_area, seed)

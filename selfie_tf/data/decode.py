@@ -1,7 +1,7 @@
 """Image files to RGB arrays.
 
-With Pillow and not TensorFlow's decoders: these ignore EXIF rotation, drop alpha unblended, and
-spend 8 GB on a 20000x20000 PNG.
+Pillow decodes them. TensorFlow's decoders ignore EXIF rotation, drop transparency without blending,
+and take 8 GB for a PNG of 20000x20000 pixels.
 """
 
 import io
@@ -22,17 +22,17 @@ def read_image(path: str, max_pixels: int = 100_000_000, min_side: int = 0) -> n
     is applied, and of an animation the first frame is taken.
 
     Args:
-      path: of the file; any that tf.io.gfile reads.
-      max_pixels: refuses larger images before it decodes them.
-      min_side: if positive, a JPEG may be shrunk while it is decoded (much faster), its shorter
-        side staying at least this long.
+      path: The file; anything that tf.io.gfile reads.
+      max_pixels: Larger images are refused before they are decoded.
+      min_side: If positive, a JPEG may be shrunk while it is decoded, which is much faster. Its
+        shorter side keeps at least this many pixels.
 
     Returns:
       uint8 `[h, w, 3]`.
 
     Raises:
-      ValueError: if it is no image, is too large or holds pixels of no known range.
-      OSError: if the file is truncated.
+      ValueError: If it is not an image, is too large, or its pixels have no known range.
+      OSError: If the file is truncated.
     """
     with tf.io.gfile.GFile(path, "rb") as file:
         content = io.BytesIO(file.read())  # a GFile raises where Pillow reads past the end

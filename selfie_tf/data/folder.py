@@ -16,21 +16,22 @@ from selfie_tf.errors import UserError
 class FolderSource(IndexedSource):
     """All images below a folder, whatever its depth; class folders are only needed for labels.
 
-    Where the folder holds no other folders than `train` and `test` (or `validation`, `val`,
-    `valid`), these are the training and the held-out images; else `held_out` of the images are held
-    out, chosen by a hash of their names, so that more images change little. An image's class is the
-    first folder on its way from there.
+    If the folder holds only the folders `train` and `test` (or `validation`, `val`, `valid`), these
+    are the training and the held-out images. Otherwise `held_out` images are held out. A hash of
+    their names chooses them, so that adding images changes the choice little. An image's class is
+    the first folder below the root.
 
     Args:
-      path: of the folder.
-      held_out: images to keep out of training; never more than a tenth, but at least one.
-      min_side: shorter side in pixels that a JPEG may be shrunk to while it is decoded.
-      corrupt_budget: largest part of the files that may be unreadable; one always may, unless 0.
-      max_pixels: larger images count as unreadable.
-      test_split: folder of the held-out images; "" for one of the three.
+      path: The folder.
+      held_out: Images to hold out, at most a tenth of all and at least one.
+      min_side: Shorter side in pixels that a JPEG may be shrunk to while it is decoded.
+      corrupt_budget: Fraction of the files that may be unreadable; one always may, unless this is
+        0.
+      max_pixels: Larger images count as unreadable.
+      test_split: The folder of the held-out images; "" for `test`, `validation`, `val` or `valid`.
 
     Raises:
-      UserError: if there is no such folder or split, or not two images in it.
+      UserError: If there is no such folder or split, or fewer than two images in it.
     """
 
     def __init__(self, path, held_out, min_side, corrupt_budget, max_pixels, test_split=""):
@@ -49,7 +50,7 @@ class FolderSource(IndexedSource):
             raise UserError(
                 f"data.test_split={test_split}: {path} does not hold the folders train and "
                 f"{test_split}, but {', '.join(sorted(folders)) or 'none'}; give "
-                "--config.data.test_split= to hold some of the images out instead"
+                "--config.data.test_split= to hold out some of the images instead"
             )
         if split and "train" in folders and not test_split:
             others = sorted(folders - {"train", *HELD_OUT_SPLITS})
@@ -69,7 +70,7 @@ class FolderSource(IndexedSource):
         else:
             train, test = list_images(path), []
         if not test:
-            # A fixed choice, whatever the seed, so that runs can be compared.
+            # The same choice for every seed, so that runs can be compared.
             roots[1] = roots[0]
             count = max(1, min(held_out, len(train) // 10))
             test = sorted(sorted(train, key=lambda name: _hash(name, path))[:count])
@@ -87,7 +88,7 @@ class FolderSource(IndexedSource):
         self.fingerprint = hashlib.sha256("\n".join(names).encode()).hexdigest()
 
     def _label(self, train, test, roots):
-        """Labels of both lists, or None; sets `class_names` or `no_labels`."""
+        """Returns the labels of both lists, or None; sets `class_names` or `no_labels`."""
         classes = [
             [os.path.relpath(name, root).rpartition("/")[0].partition("/")[0] for name in names]
             for names, root in zip((train, test), roots, strict=True)
@@ -109,11 +110,11 @@ class FolderSource(IndexedSource):
         return [[known[label] for label in found] for found in classes]
 
     def train_ids(self) -> list:
-        """Paths below the folder."""
+        """Returns paths below the folder."""
         return [os.path.relpath(name, self._path) for name in self._train]
 
     def held_out_ids(self) -> list:
-        """Paths below the folder."""
+        """Returns paths below the folder."""
         return [os.path.relpath(name, self._path) for name in self._held_out]
 
     def _load(self, items, index):
@@ -127,7 +128,7 @@ class FolderSource(IndexedSource):
                 try:
                     image = read_image(path, self._max_pixels, self._min_side)
                     return image, np.int64((i + k) % len(items))
-                except Exception as error:  # decoders throw whatever they like
+                except Exception as error:  # decoders raise errors of all kinds
                     self._count(path, error)
             self.failure = UserError(f"none of {len(items)} images is readable, not even {path}")
             raise self.failure
@@ -149,7 +150,7 @@ class FolderSource(IndexedSource):
 
 
 def list_images(path: str) -> list:
-    """Sorted paths of all image files at any depth below `path`; says what else it passed over."""
+    """Lists all image files at any depth below `path`, sorted; logs what else was skipped."""
     found, other, seen = [], {}, set()
     try:
         walked = list(tf.io.gfile.walk(path))
@@ -175,7 +176,7 @@ def list_images(path: str) -> list:
                 other[suffix or name] = other.get(suffix or name, 0) + 1
     if other:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(other.items())[:10])
-        logging.info("%s: passed over files that are no images: %s", path, kinds)
+        logging.info("%s: skipped files that are not images: %s", path, kinds)
     return sorted(found)
 
 

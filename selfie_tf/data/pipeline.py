@@ -1,6 +1,6 @@
 """Images to batches of patches, in tf.data on the host (section 2.1 of both papers).
 
-Everything random is a function of (seed, position), see `sources`; nothing keeps state.
+Everything random is a function of (seed, position), see `source`; nothing keeps state.
 """
 
 import tensorflow as tf
@@ -17,24 +17,25 @@ def training_batches(
     shard: BatchShard | None = None,
     batch_size: int = 0,
 ) -> tf.data.Dataset:
-    """Endless batches of the model's input, from step `start_step` on.
+    """Makes endless batches of a pretraining model's input.
 
     Args:
-      source: see `sources.make_source`.
-      config: a `config.SelfieConfig` or `config.PatchFormerConfig`.
-      start_step: the first batch is that of this step.
-      shard: the part of every global batch to yield; default all of it.
-      batch_size: rows of one element, a divisor of `shard.count`; default all of them.
+      source: See `data.make_source`.
+      config: A `config.PretrainConfig`.
+      make_input: A function from an image to the model's input, see `methods.Method.make_input`.
+      start_step: The step of the first batch.
+      shard: The rows of every global batch to yield; all of them by default.
+      batch_size: Rows per element, a divisor of `shard.count`; all of them by default.
 
     Returns:
-      a dataset of dicts, see `SelfiePretrainer.call` and `PatchFormerPretrainer.call`; static
-      shapes.
+      A dataset of dicts of static shape, see `SelfiePretrainer.call` and
+      `PatchFormerPretrainer.call`.
     """
     shard = shard or BatchShard(config.train.batch_size)
     seed = config.train.seed
 
     def cut(position, image, _):
-        # Two streams of random numbers an image: even for the crop, odd for the split.
+        # Two streams of random numbers per image: even for the crop, odd for the split.
         stream = tf.stack([tf.constant(seed, tf.int64), 2 * position])
         image = training_image(image, config, stream)
         return make_input(image, config, stream + [0, 1], training=True)
@@ -46,22 +47,22 @@ def training_batches(
 def held_out_batches(
     source, config, make_input, batch_size: int, limit: int, crop: bool = True
 ) -> tf.data.Dataset:
-    """Batches of the first held-out images, their crop and split fixed by the image alone.
+    """Makes batches of the first held-out images, without noise.
 
-    Patches get no noise.
+    The crop and the hidden patches of an image depend on nothing else, so that runs compare.
 
     Args:
-      source, config: as in `training_batches`.
-      batch_size: the last batch may be smaller.
-      limit: number of images.
-      crop: whether they are cropped as training images are; else the central square is taken.
+      source, config, make_input: As in `training_batches`.
+      batch_size: Images per batch; the last batch may be smaller.
+      limit: Number of images, at most.
+      crop: Whether to crop as in training; otherwise the central square is taken.
 
     Returns:
-      a dataset of dicts, as `training_batches`.
+      A dataset of dicts, as `training_batches`.
     """
 
     def cut(index, image, _):
-        # The same crop and hidden places in every run, whatever its seed; -1 is no run's seed.
+        # The same crop and hidden positions for every seed; -1 is no run's seed.
         stream = tf.stack([tf.constant(-1, tf.int64), 2 * index])
         if crop:
             image = training_image(image, config, stream)
@@ -76,9 +77,14 @@ def held_out_batches(
 def labelled_batches(
     source, config, start_step: int = 0, shard: BatchShard | None = None, batch_size: int = 0
 ) -> tf.data.Dataset:
-    """As `training_batches`, for finetuning: (images uint8 `[b, S, S, 3]`, labels int64 `[b]`).
+    """Makes endless batches for finetuning; images are cropped and mirrored.
 
-    `config` is a `config.FinetuneConfig`; images are cropped and mirrored as it says.
+    Args:
+      config: A `config.FinetuneConfig`.
+      source, start_step, shard, batch_size: As in `training_batches`.
+
+    Returns:
+      A dataset of (images uint8 `[b, S, S, 3]`, labels int64 `[b]`).
     """
     shard = shard or BatchShard(config.train.batch_size)
     seed = config.train.seed
@@ -96,10 +102,16 @@ def labelled_batches(
 
 
 def evaluation_batches(source, config, shard: BatchShard, batch_size: int = 0) -> tf.data.Dataset:
-    """All held-out images with their labels, each once, as `labelled_batches`.
+    """Makes batches of all held-out images and their labels, each once.
 
-    The last batch is filled up with black images of label -1, so that shapes are static and every
-    pipeline yields as many.
+    The last batch is filled up with black images of label -1, so that shapes are static and all
+    pipelines yield the same number of batches.
+
+    Args:
+      source, config, shard, batch_size: As in `labelled_batches`.
+
+    Returns:
+      A dataset of (images uint8 `[b, S, S, 3]`, labels int64 `[b]`).
     """
     size, held_out = config.data.image_size, source.num_held_out
 

@@ -2,7 +2,7 @@
 
 A source yields the images at *positions* of an endless stream that depends on the seed alone:
 position g is in epoch g // N, and each epoch has its own order of the N training images. So the
-input can be asked for from any step, and yields what an uninterrupted run would have seen.
+input can start at any step, and yields what an uninterrupted run would have seen.
 """
 
 import contextlib
@@ -24,46 +24,52 @@ NOT_REMOTE = (
 
 @dataclasses.dataclass(frozen=True)
 class BatchShard:
-    """The part of every global batch that one input pipeline yields: `count` rows from `first`."""
+    """The rows of every global batch that one input pipeline yields.
 
-    batch_size: int  # the global one
+    Attributes:
+      batch_size: Rows of the global batch.
+      first: The first row of this pipeline.
+      count: How many rows it yields; 0 stands for all of them.
+    """
+
+    batch_size: int
     first: int = 0
-    count: int = 0  # 0: all of them
+    count: int = 0
 
     def __post_init__(self):
         if not self.count:
             object.__setattr__(self, "count", self.batch_size)
 
     def position(self, k):
-        """Where this pipeline's k-th element stands among all; ints or int64 tensors."""
+        """The position, among all elements, of this pipeline's k-th; ints or int64 tensors."""
         return k // self.count * self.batch_size + self.first + k % self.count
 
     def hold(self, position):
-        """Whether the element that stands there is of this pipeline."""
+        """Whether this pipeline yields the element at that position."""
         row = position % self.batch_size
         return (row >= self.first) & (row < self.first + self.count)
 
     def among(self, total: int) -> int:
-        """How many of the first `total` elements are of this pipeline."""
+        """How many of the first `total` elements this pipeline yields."""
         batches, rest = divmod(total, self.batch_size)
         return batches * self.count + min(max(rest - self.first, 0), self.count)
 
 
 class IndexedSource:
-    """Images that can be read one by one: `train` and `held_out` are arrays that name them.
+    """Images that can be read one by one. Other sources have the same attributes and methods.
 
     Args:
-      train, held_out: sequences, an entry an image.
-      labels: their labels, two int sequences; None where there are none.
+      train, held_out: Sequences with one entry per image: the image, or what `_load` reads it by.
+      labels: Two int sequences, the labels of both; None if there are none.
 
     Attributes:
-      num_train: N, training images.
-      num_held_out: images for pictures and evaluation, never trained on.
-      class_names: of the labels 0, 1, ...; empty where there are none.
-      no_labels: why there are none.
-      failure: the UserError that made reading fail, if it did; tf.data hides it in one of its own.
-      location: str that, before an image's id, tells it from those of all other sources.
-      fingerprint: str that changes when the images do, as far as can be told without reading them.
+      num_train: N, the number of training images.
+      num_held_out: The number of images for pictures and evaluation, never trained on.
+      class_names: The names of labels 0, 1, ...; empty if there are no labels.
+      no_labels: Why there are no labels; empty if there are.
+      failure: The UserError that made reading fail, or None; tf.data hides it in one of its own.
+      location: A str that, put before an image's id, makes it unique among all sources.
+      fingerprint: A str that changes with the images, as far as can be told without reading them.
     """
 
     failure = None
@@ -83,13 +89,19 @@ class IndexedSource:
         )
 
     def _load(self, items, index: tf.Tensor) -> tuple:
-        """uint8 `[h, w, 3]` image number `index` of `items`, and the number of the one taken."""
+        """Reads entry `index` of `items`: uint8 `[h, w, 3]`, and the index of the entry taken."""
         return tf.gather(items, index), index
 
     def train_images(self, seed: int, start_step: int, shard: BatchShard) -> tf.data.Dataset:
-        """Endless (position, image, label), from step `start_step` on.
+        """Yields training images without end, in another order in each epoch.
 
-        int64, uint8 `[h, w, 3]` and int64; -1 is no label.
+        Args:
+          seed: The run's seed.
+          start_step: The step to begin with.
+          shard: The rows of each batch to yield.
+
+        Returns:
+          A dataset of (position int64, image uint8 `[h, w, 3]`, label int64); -1 is no label.
         """
         n, labels = self.num_train, tf.constant(self._train_labels)
 
@@ -104,7 +116,11 @@ class IndexedSource:
         return positions.map(at, num_parallel_calls=tf.data.AUTOTUNE)
 
     def held_out_images(self, shard: BatchShard | None = None) -> tf.data.Dataset:
-        """(index, image, label) of every held-out image, always in one order; of `shard` only."""
+        """Yields (index, image, label) of the held-out images once, always in the same order.
+
+        Args:
+          shard: The rows of each batch to yield; None for all images.
+        """
         shard = shard or BatchShard(1)
         labels = tf.constant(self._held_out_labels)
 
@@ -117,27 +133,27 @@ class IndexedSource:
         return numbers.map(at, num_parallel_calls=tf.data.AUTOTUNE)
 
     def train_ids(self) -> list:
-        """A str for every training image, by which anyone finds it again."""
+        """One str per training image, by which anyone finds it again."""
         return [str(i) for i in range(self.num_train)]
 
     def held_out_ids(self) -> list:
-        """As `train_ids`, for every held-out image."""
+        """One str per held-out image, see `train_ids`."""
         return [str(i) for i in range(self.num_train, self.num_train + self.num_held_out)]
 
     def train_labels(self) -> np.ndarray:
-        """int64 `[N]`, in the order of `train_ids`."""
+        """The labels, int64 `[N]`, in the order of `train_ids`."""
         return self._train_labels
 
     def select(self, train: np.ndarray, held_out: np.ndarray | None = None):
-        """A source of some of the training images.
+        """Makes a source of some of the training images.
 
         Args:
-          train: int, numbers of those to train on.
-          held_out: int, numbers of those to evaluate instead of the held-out images; None leaves
-            these.
+          train: Indices of the images to train on.
+          held_out: Indices of the images to evaluate instead of the held-out ones; None keeps
+            those.
 
         Returns:
-          an `IndexedSource`.
+          An `IndexedSource`.
         """
         chosen = copy.copy(self)
         chosen._train, chosen._train_labels = _take(self._train, train), self._train_labels[train]
@@ -154,7 +170,7 @@ def _take(items, indices):
 
 @contextlib.contextmanager
 def reading(source, data):
-    """Turns what goes wrong while images of `source` are read into a UserError."""
+    """Turns errors while images of `source` are read into a UserError."""
     try:
         yield
     except (OSError, tf.errors.OpError) as error:

@@ -13,25 +13,25 @@ from selfie_tf.errors import UserError
 def choose(
     ids, labels, names, fraction: float, per_class: int = 0, seed: int = 0, at_least: int = 0
 ) -> np.ndarray:
-    """Draws part of the images of every class.
+    """Draws some of the images of every class.
 
-    The part is a function of the seed and the class's ids, whatever their order, and smaller parts
-    are contained in larger ones.
+    The choice depends on the seed and the class's ids alone, not on their order. A smaller choice
+    is contained in every larger one.
 
     Args:
       ids: N strings.
       labels: int `[N]`.
-      names: of the classes, for messages.
-      fraction: of each class, rounded to whole images, in [0, 1].
-      per_class: images of each class, instead; 0 for the fraction.
-      seed: int.
-      at_least: images of each class, where the fraction gives fewer.
+      names: The class names, for messages.
+      fraction: Fraction of each class, in [0, 1], rounded to whole images.
+      per_class: Number of images of each class instead; 0 uses the fraction.
+      seed: The seed of the choice.
+      at_least: Number of images of each class where the fraction gives fewer.
 
     Returns:
-      int `[M]`, indices into `ids`, ascending.
+      Indices into `ids`, int `[M]`, ascending.
 
     Raises:
-      UserError: if a class has fewer than `per_class` images, or is left without an image.
+      UserError: If a class has fewer than `per_class` images, or is left without an image.
     """
     ids, labels = np.asarray(ids), np.asarray(labels)
     chosen = []
@@ -59,14 +59,14 @@ def split(ids, labels, names, fraction: float, seed: int = 0) -> tuple:
     """Splits labelled images into those to train on and those to tune on, class by class.
 
     Args:
-      ids, labels, names, seed: as in `choose`.
-      fraction: of each class, to tune on; at least one image, and never all.
+      ids, labels, names, seed: As in `choose`.
+      fraction: Fraction of each class to tune on; at least one image, and never all of them.
 
     Returns:
-      two int arrays of indices into `ids`, ascending: to train on, to tune on.
+      Two int arrays of indices into `ids`, ascending: to train on, and to tune on.
 
     Raises:
-      UserError: if a class has a single image.
+      UserError: If a class has a single image.
     """
     ids, labels = np.asarray(ids), np.asarray(labels)
     tune = []
@@ -86,24 +86,24 @@ def split(ids, labels, names, fraction: float, seed: int = 0) -> tuple:
 
 
 def labelled_source(source, data) -> tuple:
-    """The part of `source` that a finetuning run may use.
+    """Selects the images that a finetuning run may use.
 
     Args:
-      source: see `sources.make_source`.
-      data: a `config.LabelledDataConfig`.
+      source: See `data.make_source`.
+      data: A `config.LabelledDataConfig`.
 
     Returns:
-      the source to train on and to evaluate, and the subset as a dict for subset.json:
-      `ids` of all labelled images and `validation_ids` of those among them that are evaluated and
-      not trained on; both "all" and [] where the source is used whole.
+      The source to train on and to evaluate, and a dict for subset.json. Its `ids` are those of all
+      labelled images ("all" if the source is used whole); its `validation_ids` are those that are
+      evaluated instead of trained on.
 
     Raises:
-      UserError: if there are no labels, a class is left without an image, or the file names images
-        that are not there.
+      UserError: If there are no labels, a class is left without an image, or the subset file names
+        images that do not exist.
     """
     if source.no_labels:
         raise UserError(
-            f"data.name={data.name}: {source.no_labels}; finetuning needs labels: one folder a "
+            f"data.name={data.name}: {source.no_labels}; finetuning needs labels: one folder per "
             "class (PATH/CLASS/*.jpg, or PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg)"
         )
     wanted = _read_ids(data.subset_file) if data.subset_file else "all"
@@ -160,11 +160,11 @@ def _read_ids(path):
 
 
 def _find(wanted, ids, path):
-    place = {name: i for i, name in enumerate(ids)}
-    lost = [name for name in wanted if name not in place]
+    index = {name: i for i, name in enumerate(ids)}
+    lost = [name for name in wanted if name not in index]
     if lost:
         raise UserError(
             f"data.subset_file={path}: {len(lost)} of its {len(wanted)} ids are not among the "
             f"training images, e.g. {lost[0]!r}; give the data that the file was made from"
         )
-    return np.unique([place[name] for name in wanted])
+    return np.unique([index[name] for name in wanted])

@@ -13,19 +13,19 @@ from selfie_tf.errors import UserError
 class TFDSSource:
     """A TensorFlow Datasets image dataset, streamed from its TFRecord files.
 
-    Held out is the test or validation split; where there is none, the first training records.
+    The test or validation split is held out; if there is none, the first training records are.
 
     Args:
-      name: as TFDS has it, `NAME[/CONFIG][:VERSION]`.
+      name: TFDS's name of the dataset, `NAME[/CONFIG][:VERSION]`.
       data_dir: TFDS's folder of prepared datasets; "" for its default.
-      held_out, shuffle_buffer: see `config.DataConfig`.
-      download: whether TFDS may fetch and prepare it.
-      test_split: the held-out split; "" for one of these.
+      held_out, shuffle_buffer: See `config.ImagesConfig`.
+      download: Whether TFDS may download and prepare the dataset.
+      test_split: The held-out split; "" for test or validation.
 
-    Attributes: as `IndexedSource`.
+    It has the attributes of `IndexedSource`.
 
     Raises:
-      UserError: if the dataset is unknown, not prepared, not images, or not in TFRecord files.
+      UserError: If the dataset is unknown, not prepared, without images, or not in TFRecord files.
     """
 
     failure = None
@@ -33,7 +33,7 @@ class TFDSSource:
     no_labels = ""
 
     def __init__(self, name, data_dir, held_out, shuffle_buffer, download=False, test_split=""):
-        import tensorflow_datasets as tfds  # slow, and of no use to the other sources
+        import tensorflow_datasets as tfds  # slow to import, and other sources do not need it
 
         culprit = f"data.name=tfds:{name}"
         try:
@@ -88,7 +88,7 @@ class TFDSSource:
         self.fingerprint = f"{builder.info.full_name} {self.num_train} {self.num_held_out}"
 
     def train_images(self, seed: int, start_step: int, shard: BatchShard) -> tf.data.Dataset:
-        """As `IndexedSource.train_images`; the order is a shuffle of shards and of a buffer."""
+        """See `IndexedSource.train_images`; files are shuffled, then records within a buffer."""
         start = start_step * shard.batch_size
         n, buffer = self.num_train, min(self._buffer, self.num_train)
 
@@ -111,22 +111,22 @@ class TFDSSource:
         return records.map(self.parse, num_parallel_calls=tf.data.AUTOTUNE)
 
     def held_out_images(self, shard: BatchShard | None = None) -> tf.data.Dataset:
-        """As `IndexedSource.held_out_images`."""
+        """See `IndexedSource.held_out_images`."""
         records = _read(self._test).enumerate()
         if shard is not None:
             records = records.filter(lambda position, _: shard.hold(position))
         return records.map(self.parse, num_parallel_calls=tf.data.AUTOTUNE)
 
     def train_ids(self) -> list:
-        """As TFDS names its examples: file and number within it."""
+        """Returns TFDS's own ids: the file, and the number of the record in it."""
         return _ids(self._train)
 
     def held_out_ids(self) -> list:
-        """As `train_ids`."""
+        """See `train_ids`."""
         return _ids(self._test)
 
     def train_labels(self) -> np.ndarray:
-        """As `IndexedSource.train_labels`; reads every record of the split, once."""
+        """See `IndexedSource.train_labels`; the first call reads every record of the split."""
         if self._labels is not None:
             return self._labels
         labels = _read(self._train, in_turn=True).map(
@@ -137,7 +137,7 @@ class TFDSSource:
         return self._labels
 
     def select(self, train: np.ndarray, held_out: np.ndarray | None = None):
-        """As `IndexedSource.select`; holds the chosen records in memory, as they are stored."""
+        """See `IndexedSource.select`; holds the chosen records in memory, undecoded."""
         wanted = np.zeros(self.num_train, bool)
         wanted[train] = True
         if held_out is not None:
@@ -152,7 +152,7 @@ class TFDSSource:
         return _RecordsSource(self, *([chosen[i] for i in part] for part in parts), labels)
 
     def parse(self, position, record: tf.Tensor) -> tuple:
-        """(position, image, label) of one raw record."""
+        """Decodes one raw record to (position, image, label)."""
         example = self._features.deserialize_example(record)
         label = tf.constant(-1, tf.int64) if not self._label_key else example[self._label_key]
         image = example[self._image_key]
@@ -165,7 +165,10 @@ class TFDSSource:
 
 
 class _RecordsSource(IndexedSource):
-    """Some records of a `TFDSSource` in memory; held out are others of them, or as there."""
+    """Some records of a `TFDSSource`, in memory.
+
+    Its held-out images are other training records, or, where there are none, those of the whole.
+    """
 
     def __init__(self, whole, train, held_out, labels):
         super().__init__(tf.constant(train), tf.constant(held_out, tf.string), labels)
@@ -188,12 +191,12 @@ def _ids(instructions):
 
 
 def _read(instructions, order=None, in_turn=False) -> tf.data.Dataset:
-    """Raw records of TFDS file instructions.
+    """Reads the raw records of a split.
 
     Args:
-      instructions: of a split.
-      order: int64 `[2]`, shuffles the files.
-      in_turn: one file after the other, instead of several at a time.
+      instructions: TFDS's file instructions of the split.
+      order: Seed, int64 `[2]`, of a shuffle of the files; None keeps their order.
+      in_turn: Whether to read one file after the other instead of several at a time.
     """
     files = [str(i.filename) for i in instructions]
     spans = [(i.skip, i.take) for i in instructions]
