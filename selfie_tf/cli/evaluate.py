@@ -41,7 +41,7 @@ def define(values: flags.FlagValues) -> None:
 
 def run(arguments: Arguments) -> None:
     """Evaluates, and prints a report."""
-    from selfie_tf.evaluation import evaluate
+    from selfie_tf.evaluation import evaluate, tables
     from selfie_tf.training.load import is_finetuning
 
     values = arguments.flags
@@ -53,10 +53,10 @@ def run(arguments: Arguments) -> None:
         "data_dir": os.path.expanduser(values.data_dir),
     }
     if is_finetuning(path):
-        print(evaluate.finetuned_report(evaluate.evaluate_finetuned(**options)))
+        print(tables.finetuned_report(evaluate.evaluate_finetuned(**options)))
     else:
         result = evaluate.evaluate_pretrained(**options, train_images=values.train_images)
-        print(evaluate.pretrained_report(result))
+        print(tables.pretrained_report(result))
 
 
 COMMAND = Command("evaluate", __doc__, define, run)

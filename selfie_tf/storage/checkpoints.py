@@ -22,12 +22,12 @@ class Checkpointer:
     """Saves and restores one tf.train.Checkpoint by step number.
 
     Args:
-      directory: holds the checkpoints.
-      checkpoint: what to save; its variables must all exist.
-      keep: number of newest checkpoints to keep.
-      scratch: "" in the process that writes. With several workers every one must call `save`, as
-        the reading of variables may be collective; the others' files are thrown away, and this
-        is the folder for them, another one for each.
+      directory: The folder of the checkpoints.
+      checkpoint: What to save; all of its variables must exist.
+      keep: Number of newest checkpoints to keep.
+      scratch: "" in the process that writes. All workers must call `save`, because reading
+        variables may be collective; this is the name of the folder, different for each of the
+        other workers, whose files are thrown away.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Checkpointer:
         self._keep, self._scratch = keep, scratch
 
     def steps(self) -> list:
-        """Steps of the complete checkpoints, ascending; not yet verified."""
+        """Lists the steps of the complete checkpoints, ascending; they are not verified yet."""
         if not tf.io.gfile.isdir(self._directory):
             return []
         names = [name.rstrip("/") for name in tf.io.gfile.listdir(self._directory)]
@@ -49,7 +49,7 @@ class Checkpointer:
         )
 
     def save(self, step: int) -> None:
-        """Writes the checkpoint of `step`, then removes the oldest and any cut-short ones."""
+        """Writes the checkpoint of `step`, then removes the oldest and incomplete ones."""
         if self._scratch:
             scratch = os.path.join(self._directory, self._scratch)
             self._checkpoint.write(os.path.join(scratch, "state"))
@@ -65,13 +65,13 @@ class Checkpointer:
         self._remove_old()
 
     def restore(self) -> int:
-        """Restores the newest checkpoint that is whole; falls back to older ones, saying so.
+        """Restores the newest checkpoint that is whole; logs which damaged ones it skips.
 
         Returns:
-          its step; 0 if there is no checkpoint.
+          Its step; 0 if there is no checkpoint.
 
         Raises:
-          UserError: if there are checkpoints and none is whole, or one belongs to another model.
+          UserError: If there are checkpoints but none is whole, or it belongs to another model.
         """
         steps = self.steps()
         for step in reversed(steps):

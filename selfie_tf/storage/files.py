@@ -10,7 +10,7 @@ from selfie_tf.errors import UserError
 
 
 def write_atomically(path: str, text: str) -> None:
-    """Writes under another name, then renames: a reader sees all of it or the file before it."""
+    """Writes under another name, then renames: readers see the whole new file or the old one."""
     temporary = f"{path}.tmp"
     with tf.io.gfile.GFile(temporary, "w") as file:
         file.write(text)
@@ -18,7 +18,7 @@ def write_atomically(path: str, text: str) -> None:
 
 
 def sha256(path: str) -> str:
-    """Hexadecimal digest of a file."""
+    """Returns the hexadecimal digest of a file."""
     digest = hashlib.sha256()
     with tf.io.gfile.GFile(path, "rb") as file:
         while block := file.read(1 << 24):
@@ -27,20 +27,23 @@ def sha256(path: str) -> str:
 
 
 def read_json(path: str, name: str) -> dict | None:
-    """The object in a file of a run, None if there is no such file.
+    """Reads a JSON file of a run.
 
     Args:
-      path: work directory.
-      name: of the file.
+      path: The work directory.
+      name: The file's name.
+
+    Returns:
+      A dict; None if there is no such file.
 
     Raises:
-      UserError: if it holds no JSON object.
+      UserError: If it does not hold a JSON object.
     """
     try:
         with tf.io.gfile.GFile(os.path.join(path, name)) as file:
             value = json.load(file)
         if not isinstance(value, dict):
-            raise ValueError("it holds no object")
+            raise ValueError("not a JSON object")
         return value
     except (tf.errors.NotFoundError, tf.errors.FailedPreconditionError):  # or `path` is a file
         return None
@@ -52,11 +55,14 @@ def read_json(path: str, name: str) -> dict | None:
 
 
 def read_points(path: str, name: str) -> list:
-    """The log points of a run as dicts, ascending; without a line cut short by a kill.
+    """Reads the log points of a run, without a last line that was cut short by a kill.
 
     Args:
-      path: work directory.
+      path: The work directory.
       name: "metrics.jsonl" or "evaluations.jsonl".
+
+    Returns:
+      Dicts, ascending in `step`.
     """
     try:
         with tf.io.gfile.GFile(os.path.join(path, name)) as file:

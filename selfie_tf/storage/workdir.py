@@ -14,12 +14,12 @@ class WorkDir:
     """Opens or makes the directory for one run of `config`.
 
     Args:
-      path: local, or anything that tf.io.gfile writes (gs://...).
-      config: validated.
-      is_chief: whether this process writes; the others only read.
+      path: A local path, or anything else that tf.io.gfile writes (gs://...).
+      config: A config that has been validated.
+      is_chief: Whether this process writes; the others only read.
 
     Raises:
-      UserError: if the directory belongs to a run of another config, or is in use.
+      UserError: If the directory belongs to a run of another config, or is in use.
     """
 
     def __init__(self, path: str, config: RunConfig, is_chief: bool = True):
@@ -43,34 +43,35 @@ class WorkDir:
     def begin(self, fingerprint: str) -> None:
         """Writes config.json, or checks that the images are those the run began with.
 
-        Not when the directory is opened: a mistake in the config is not to tie it to the directory.
+        It is called after the directory is opened, once nothing in the config can be wrong any
+        more: a mistake must not tie the directory to it.
 
         Args:
-          fingerprint: see `data.sources.IndexedSource`.
+          fingerprint: See `data.source.IndexedSource`.
 
         Raises:
-          UserError: if the images have changed.
+          UserError: If the images have changed.
         """
         data = self.read_json("data.json") or {"fingerprint": fingerprint}
         if data != {"fingerprint": fingerprint}:
             raise UserError(
-                f"--workdir={self.path} belongs to a run on other images, or another subset of "
+                f"--workdir={self.path} began with other images, or another subset of "
                 f"them, than data.name={self._config.data.name} gives now; use another --workdir, "
-                "or bring back the very files to resume"
+                "or bring back the same files to resume"
             )
         self.write_json("config.json", to_dict(self._config))
         self.write_json("data.json", data)
 
     def close(self) -> None:
-        """Lets go of the lock."""
+        """Releases the lock."""
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
 
     def join(self, *names: str) -> str:
         return os.path.join(self.path, *names)
 
     def result(self) -> dict | None:
-        """result.json of a finished run, else None."""
+        """Returns the contents of result.json; None while the run has not finished."""
         return self.read_json("result.json")
 
     def write_result(self, result: dict) -> None:
@@ -124,24 +125,29 @@ class WorkDir:
 
 
 def _lock(path):
-    """An exclusive lock that ends with the process, however it ends; None where there is none."""
+    """Locks the directory until the process ends, however it ends; None for remote ones."""
     if "://" in path:
         return None
-    import fcntl  # Unix, as TensorFlow's own support
+    import filelock
 
-    file = open(os.path.join(path, ".lock"), "a+")
+    owner = os.path.join(path, ".owner")  # the lock file itself may be emptied by who waits for it
+    lock = filelock.FileLock(os.path.join(path, ".lock"))
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.seek(0)
-        owner = file.read().strip()
-        file.close()
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        process = "unknown"
+        if os.path.exists(owner):
+            with open(owner) as file:
+                process = file.read().strip()
         raise UserError(
-            f"--workdir={path} is in use by another run (process {owner}); "
+            f"--workdir={path} is in use by another run (process {process}); "
             "wait for it, stop it, or use another --workdir"
         ) from error
-    file.seek(0)
-    file.truncate()
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
+    except NotImplementedError as error:
+        raise UserError(
+            f"--workdir={path}: this file system has no locks, so two runs could write there; use "
+            "another --workdir"
+        ) from error
+    with open(owner, "w") as file:
+        file.write(str(os.getpid()))
+    return lock

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selfie_tf import evaluation
 from selfie_tf.data import synthetic
 from selfie_tf.errors import UserError
+from selfie_tf.evaluation import classes, probes
 from selfie_tf.evaluation.compare import compare
 from selfie_tf.training.load import load_finetuned
 
@@ -17,14 +17,14 @@ from helpers import TINY, TINY_FINETUNE, run
 
 def test_confusion_matrix_and_table_match_a_loop(rng):
     labels, answers = rng.integers(0, 4, 50), rng.integers(0, 3, 50)
-    matrix = evaluation.confusion_matrix(labels, answers, 5)
+    matrix = classes.confusion_matrix(labels, answers, 5)
     names = [*"abcde"]  # d is never answered, e has no image
     for i in range(5):
         for j in range(5):
             assert matrix[i, j] == sum(
                 1 for x, y in zip(labels, answers, strict=True) if (x, y) == (i, j)
             )
-    for i, row in enumerate(evaluation.per_class(matrix, names)):
+    for i, row in enumerate(classes.per_class(labels, answers, names)):
         mine, told = labels == i, answers == i
         assert row["class"] == names[i] and row["images"] == mine.sum()
         if mine.any():
@@ -49,20 +49,18 @@ def test_knn_votes_by_cosine(rng):
         cosines = [t @ x / np.linalg.norm(t) / np.linalg.norm(x) for t in train]
         nearest = np.argsort(cosines)[-7:]  # odd, so that no vote is tied
         right += int(labels[nearest].mean() > 0.5) == y
-    found = evaluation.knn_accuracy(train, labels, test, wanted, 7)
+    found = probes.knn_accuracy(train, labels, test, wanted, 7)
     assert found == pytest.approx(right / 30)
-    assert evaluation.knn_accuracy(train[:3], [1, 1, 1], test, wanted, 20) == wanted.mean()
+    assert probes.knn_accuracy(train[:3], [1, 1, 1], test, wanted, 20) == wanted.mean()
 
 
 def test_a_linear_probe_finds_a_direction_of_small_variance(rng):
     """Features are standardised: one of 1e-4 times the size still counts."""
     features = rng.normal(size=[200, 6]) * [1, 1, 1, 1, 1, 1e-4]
     labels = (features[:, 5] > 0).astype(int)
-    found = evaluation.linear_probe_accuracy(
-        features[:150], labels[:150], features[150:], labels[150:]
-    )
+    found = probes.linear_probe_accuracy(features[:150], labels[:150], features[150:], labels[150:])
     assert found > 0.85
-    noise = evaluation.linear_probe_accuracy(
+    noise = probes.linear_probe_accuracy(
         features[:150, :5], labels[:150], features[150:, :5], labels[150:]
     )
     assert noise < 0.7
@@ -97,7 +95,7 @@ def test_a_finetuned_run(runs):
     result = json.loads((runs / "a" / "evaluation.json").read_text())
     images, labels = synthetic.draw_shapes(np.arange(5000, 6000), 16)
     answers = load_finetuned(str(runs / "a")).predict(images, verbose=0).argmax(-1)
-    expected = evaluation.confusion_matrix(labels, answers, 10)
+    expected = classes.confusion_matrix(labels, answers, 10)
     assert np.abs(np.array(result["confusion_matrix"]) - expected).sum() <= 4  # rounding
     known = json.loads((runs / "a" / "result.json").read_text())
     assert result["test_top1"] == pytest.approx(known["test_top1"], abs=2e-3)

@@ -196,5 +196,5 @@ def test_subset_files_that_cannot_be_used(source, tmp_path, text, expected):
 
 def test_sources_without_labels(source):
     source.no_labels = "there is none"
-    with pytest.raises(UserError, match="data.name=x: there is none; .* one folder a class"):
+    with pytest.raises(UserError, match="data.name=x: there is none; .* one folder per class"):
         labelled_source(source, config())

@@ -1,0 +1,41 @@
+"""Evaluations as tables for the terminal."""
+
+from selfie_tf.methods import METHODS
+from selfie_tf.training.finetune import describe_metrics
+
+
+def finetuned_report(result: dict) -> str:
+    """Formats the result of `evaluate_finetuned`; at most 20 classes, those of lowest recall."""
+    headline = describe_metrics(result)
+    table = sorted(result["classes"], key=lambda row: 2 if row["recall"] is None else row["recall"])
+    lines = [result["model"], f"{result['data']}: {headline}", ""]
+    width = max(len(row["class"]) for row in table[:20])
+    lines.append(f"{'class':{width}}  images  recall  precision  most confused with")
+    for row in table[:20]:
+        recall, precision = (
+            "-" if row[key] is None else f"{row[key]:.3f}" for key in ("recall", "precision")
+        )
+        lines.append(
+            f"{row['class']:{width}}  {row['images']:6}  {recall:>6}  {precision:>9}  "
+            f"{row['confused_with'] or '-'}"
+        )
+    if len(table) > 20:
+        lines.append(f"... and {len(table) - 20} classes with a higher recall")
+    return "\n".join(lines)
+
+
+def pretrained_report(result: dict) -> str:
+    """Formats the result of `evaluate_pretrained`."""
+    lines = [result["model"], METHODS[result["method"]].describe(result)]
+    probes = result["probes"]
+    if probes:
+        lines += [
+            f"frozen features of {probes['data']}, {probes['training_images']} labelled images, "
+            f"tested on {probes['test_images']}:",
+            "            20 nearest neighbours  linear probe",
+        ]
+        lines += [
+            f"{key:10}  {probes[key]['knn_top1']:21.3f}  {probes[key]['linear_probe_top1']:12.3f}"
+            for key in ("pretrained", "untrained")
+        ]
+    return "\n".join(lines)
