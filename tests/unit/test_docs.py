@@ -157,6 +157,12 @@ def test_the_citation_file_has_what_its_schema_asks_for():
 # The Python in the pages
 
 
+def test_it_compiles():
+    for text in PAGES.values():
+        for block in re.findall(r"^ *```python\n(.*?)^ *```", text, re.S | re.M):
+            compile(f"def block():\n{textwrap.indent(textwrap.dedent(block), ' ')}", "page", "exec")
+
+
 def blocks(page, name):
     """The Python blocks of a page that have `name` in them."""
     found = re.findall(r"^ *```python\n(.*?)^ *```", PAGES[page], re.S | re.M)
