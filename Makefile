@@ -109,4 +109,4 @@ docs: $(VENV)/.docs-installed
 	@echo "Built build/docs/index.html"
 
 clean:
-	rm -rf $(VENV) $(VENV)-tpu $(VENV)-addons $(VENV)-aot build runs/quickstart
+	rm -rf $(VENV) $(VENV)-tpu $(VENV)-addons $(VENV)-aot build runs/quickstart docs/reference docs/changelog.md docs/contributing.md

@@ -255,6 +255,8 @@ def _shortened(full):
     return ".".join(["", parts[1], *parts[3:]]) if len(parts) > 3 else ""
 
 
+# Names of arguments that fill more than a line.
+_NAMES = re.compile(r"^(  \w+(?:, \w+)*),\n  (?=\w+(?:, \w+)*[,:])", re.M)
 _ATTRIBUTES = re.compile(r"^Attributes:\n(?:  .*\n?)+", re.M)
 
 
@@ -281,7 +283,8 @@ def mend(app, what, name, obj, options, lines) -> None:
         # `Hook`s: a role must end at the end of a word, and "\\ " is such an end.
         text.append(re.sub(r"(?<!`)(`[^`]+`)(?!`)", r"\1\\ ", line))
         before = line or before
-    lines[:] = _ATTRIBUTES.sub(_split_names, "\n".join(text)).split("\n")
+    text = _NAMES.sub(r"\1, ", "\n".join(text))
+    lines[:] = _ATTRIBUTES.sub(_split_names, text).split("\n")
     if what in ("property", "attribute") and "Returns:" not in text:
         _plain[name] = list(lines)
 
