@@ -1,9 +1,9 @@
-"""A classifier from what was pretrained, with plain Keras: your own tf.data, model.fit, export.
+"""Trains a classifier on a pretrained network with plain Keras: your own tf.data, fit and export.
 
     python examples/finetune_with_keras.py PRETRAINED IMAGES OUTPUT
 
-PRETRAINED is the work directory of bin/pretrain.py or a folder that bin/export.py made of it,
-IMAGES holds one folder of images a class, OUTPUT is where the SavedModel goes.
+PRETRAINED is the work directory of a pretraining run, or an export of it. IMAGES holds one folder
+of images per class. OUTPUT is where the SavedModel goes.
 """
 
 import contextlib
@@ -11,11 +11,12 @@ import io
 import os
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # selfie_tf
+# In a checkout; not needed where selfie_tf is installed.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import tf_keras as keras  # noqa: E402  (Keras 2)
 
-from selfie_tf.training.load import load_pretrained  # noqa: E402
+import selfie_tf  # noqa: E402
 
 pretrained, images, output = sys.argv[1:]
 size, epochs = 32, 5
@@ -26,7 +27,7 @@ train, test = keras.utils.image_dataset_from_directory(
 flip = keras.layers.RandomFlip("horizontal")
 augmented = train.map(lambda x, y: (flip(x, training=True), y)).prefetch(2)
 
-patch_network = load_pretrained(pretrained).patch_network  # a Keras layer
+patch_network = selfie_tf.load_pretrained(pretrained).patch_network  # a Keras layer
 inputs = keras.Input([size, size, 3])
 x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)  # to [-1, 1], as in pretraining
 x = patch_network(x)  # [B, size/4, size/4, D]
@@ -40,6 +41,6 @@ model.compile(
     metrics=["accuracy"],
 )
 model.fit(augmented, validation_data=test, epochs=epochs, verbose=2)
-with contextlib.redirect_stdout(io.StringIO()):  # where Keras lists every variable
+with contextlib.redirect_stdout(io.StringIO()):  # Keras prints every variable
     model.export(output)
 print("exported to", output)
