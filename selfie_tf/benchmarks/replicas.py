@@ -1,4 +1,4 @@
-"""What distribution costs on this machine: one global batch, over ever more replicas.
+"""What distribution costs on this machine: one global batch, over more and more replicas.
 
 Replicas here share the processor's cores (GPUs are left out), so this is the overhead of dividing
 the work, not a speed-up; a ratio of 1 is none.
@@ -32,23 +32,23 @@ def scaling(config: PretrainConfig, seconds: float, virtual_devices: list, worke
     """Measures training steps over several replicas against one, each in processes of its own.
 
     Args:
-      config: its `train.batch_size` is divided among the replicas; batches are of the built-in
+      config: Its `train.batch_size` is divided among the replicas; batches are of the built-in
         images' kind and made beforehand.
-      seconds: of each measurement, at least.
-      virtual_devices, workers: numbers of replicas: of one process, and of as many processes.
+      seconds: Least duration of each measurement.
+      virtual_devices, workers: Numbers of replicas: of one process, and of as many processes.
 
     Returns:
-      a dict for JSON: images/s of one replica at the beginning and at the end, of each number, and
+      A dict for JSON: images/s of one replica at the beginning and at the end, of each number, and
       the ratio of the latter to the mean of the former.
 
     Raises:
-      UserError: if the replicas cannot share the batch, or a process fails.
+      UserError: If the replicas cannot share the batch, or a process fails.
     """
     for count in (*virtual_devices, *workers):
         if count < 1 or config.train.batch_size % count:
             raise UserError(
                 f"{count} replicas cannot share a batch of {config.train.batch_size} evenly: give "
-                "--batch_size divisible by all numbers of --virtual_devices and --workers"
+                "a --batch_size divisible by all numbers of --virtual_devices and --workers"
             )
     begin = _measure(config, seconds, 1, 1)
     found = {
@@ -82,8 +82,8 @@ def _measure(config, seconds, devices, workers):
     try:
         for index in range(workers):
             if workers > 1:
-                place = {"cluster": cluster, "task": {"type": "worker", "index": index}}
-                environment = {**environment, "TF_CONFIG": json.dumps(place)}
+                tf_config = {"cluster": cluster, "task": {"type": "worker", "index": index}}
+                environment = {**environment, "TF_CONFIG": json.dumps(tf_config)}
             outputs.append([tempfile.TemporaryFile("w+") for _ in range(2)])
             command = [sys.executable, "-m", "selfie_tf.benchmarks.replicas", task]
             out, err = outputs[-1]

@@ -31,7 +31,7 @@ def gflop_per_image(config: PretrainConfig) -> float:
     Element-wise work, normalisation, the position look-up and the optimizer are left out.
 
     Args:
-      config: a `config.SelfieConfig` or `config.PatchFormerConfig`.
+      config: A `config.SelfieConfig` or `config.PatchFormerConfig`.
 
     Returns:
       GFLOP an image.
@@ -52,12 +52,12 @@ def benchmark(config: PretrainConfig, data_dir: str, seconds: float) -> dict:
     """Measures input pipeline, train step and both together, in float32 and mixed_bfloat16.
 
     Args:
-      config: its `train.batch_size` is the batch measured.
-      data_dir: see `data.sources.make_source`.
-      seconds: for each measurement, at least.
+      config: Its `train.batch_size` is the batch measured.
+      data_dir: See `data.sources.make_source`.
+      seconds: Least duration of each measurement.
 
     Returns:
-      a dict for JSON: images/s, GFLOP an image, matrix product GFLOP/s and ratios.
+      A dict for JSON: images/s, GFLOP an image, matrix product GFLOP/s and ratios.
     """
     strategy = distribution.make_strategy()
     batch_size = config.train.batch_size

@@ -76,7 +76,7 @@ def adjust_saturation(patches: tf.Tensor, strength: float, seed: tf.Tensor) -> t
 
     Args:
       patches: uint8 or float `[C, p, p, 3]`, values in [0, 255].
-      strength: the factor of the saturation is drawn from U(1 - strength, 1 + strength), and the
+      strength: The factor of the saturation is drawn from U(1 - strength, 1 + strength), and the
         saturation clipped to [0, 1]; 0 leaves the patches as they are.
       seed: int `[2]`.
 
@@ -96,7 +96,7 @@ def adjust_contrast(patches: tf.Tensor, strength: float, seed: tf.Tensor) -> tf.
 
     Args:
       patches: uint8 or float `[C, p, p, 3]`, values in [0, 255].
-      strength: the factor is drawn from U(1 - strength, 1 + strength); 0 leaves the patches as
+      strength: The factor is drawn from U(1 - strength, 1 + strength); 0 leaves the patches as
         they are.
       seed: int `[2]`.
 

@@ -1,6 +1,6 @@
 """Built-in images, drawn by code: one large shape standing in a lit landscape.
 
-The quickstart needs no download: ten balanced classes of scenes in which every patch's place can
+The quickstart needs no download: ten balanced classes of scenes in which every patch's position can
 be inferred from the others. Sky-to-ground gradient, light from one side, the shape's outline and
 its shadow are global; position, palette, contrast and clutter vary from image to image.
 
@@ -250,7 +250,7 @@ class ShapesSource(IndexedSource):
     """The built-in scenes, drawn once into memory.
 
     Args:
-      image_size: pixels a side; above 64 they are drawn at 64, and the pipeline enlarges them.
+      image_size: Pixels a side; above 64 they are drawn at 64, and the pipeline enlarges them.
     """
 
     def __init__(self, image_size: int):

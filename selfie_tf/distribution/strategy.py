@@ -17,8 +17,8 @@ def make_strategy(tpu: str = "", virtual_devices: int = 0) -> tf.distribute.Stra
     """Makes the strategy for the hardware at hand. Call once a process, before any tensor is made.
 
     Args:
-      tpu: name or `grpc://` address of a TPU; "local" on a TPU VM; "" for none.
-      virtual_devices: splits the CPU into that many replicas, for trying distribution anywhere.
+      tpu: Name or `grpc://` address of a TPU; "local" on a TPU VM; "" for none.
+      virtual_devices: Number of replicas to split the CPU into, to try distribution anywhere.
 
     Returns:
       TPUStrategy with `tpu`; else MultiWorkerMirroredStrategy where TF_CONFIG names a cluster;
@@ -26,7 +26,7 @@ def make_strategy(tpu: str = "", virtual_devices: int = 0) -> tf.distribute.Stra
       the CPU, the default strategy.
 
     Raises:
-      UserError: if the TPU is absent or unreachable, TF_CONFIG cannot be used, or the arguments
+      UserError: If the TPU is absent or unreachable, TF_CONFIG cannot be used, or the arguments
         exclude each other.
     """
     if virtual_devices < 0:
@@ -89,7 +89,7 @@ def worker_name(strategy: tf.distribute.Strategy) -> str:
 
 
 def gather(strategy: tf.distribute.Strategy, value: int) -> list:
-    """Every worker's `value`; all of them must call this. Without workers, `value` alone."""
+    """Returns the `value` of every worker; all of them must call this."""
     if num_workers(strategy) == 1:
         return [value]
     mine = tf.constant([value], tf.int64)
@@ -102,11 +102,15 @@ def gather(strategy: tf.distribute.Strategy, value: int) -> list:
 
 
 def averager(strategy: tf.distribute.Strategy, variables):
-    """Makes a function that puts the mean over the replicas into each of them.
+    """Makes a function that gives all replicas the mean of their moving statistics.
 
-    It does so for those of `variables` of which each replica has a value of its own and a
-    checkpoint holds the mean: batch normalisation's moving statistics. Being moving averages, they
-    end with the same mean however often this is called; all workers must call it.
+    With batch statistics per replica, each replica has moving statistics of its own, and a
+    checkpoint holds their mean. They are moving averages, so their mean does not depend on how
+    often the function is called. All workers must call it.
+
+    Args:
+      strategy: The strategy of the run.
+      variables: All variables that are not trained; the others among them are left alone.
     """
     own = [
         v
@@ -127,10 +131,10 @@ def averager(strategy: tf.distribute.Strategy, variables):
 
 
 def per_replica_batch(strategy: tf.distribute.Strategy, batch_size: int) -> int:
-    """The part of the global batch that one replica sees.
+    """Returns the size of the batch that one replica sees.
 
     Raises:
-      UserError: if the replicas cannot share the batch evenly.
+      UserError: If the replicas cannot share the batch evenly.
     """
     replicas = strategy.num_replicas_in_sync
     if batch_size % replicas:
@@ -207,7 +211,7 @@ def _has_tpu_driver() -> bool:
 
 
 def _within(seconds, function, culprit, way_out):
-    """function() in a thread that is given up after `seconds`."""
+    """Calls function() in a thread, and gives up on it after `seconds`."""
     outcome = []
 
     def run():

@@ -17,7 +17,7 @@ def check_tf_config(text: str) -> None:
     """Looks through the environment variable before TensorFlow does.
 
     Raises:
-      UserError: if TensorFlow could not use it, or would wait for ever.
+      UserError: If TensorFlow could not use it, or would wait for ever.
     """
     try:
         config = json.loads(text)
@@ -66,7 +66,7 @@ def wait_for_workers(text: str) -> None:
     TensorFlow waits for them as well, but says nothing, and no Ctrl-C or SIGTERM ends it.
 
     Raises:
-      UserError: if this worker cannot listen at its own.
+      UserError: If this worker cannot listen at its own.
     """
     config = json.loads(text)
     task = config["task"]

@@ -23,18 +23,18 @@ def compare(runs: list, picture: str = "") -> str:
       picture: PNG to write; "" for none.
 
     Returns:
-      a table of test (or validation) accuracy and losses a label, mean and standard deviation
-      (over n - 1) where it has several runs, and a note on what else the runs differ in.
+      A table with the test (or validation) accuracy and losses of each label: the mean and, for
+      several runs, the standard deviation (over n - 1). A note says what else the runs differ in.
 
     Raises:
-      UserError: if a run is not a finished finetuning run, or they were evaluated on different
+      UserError: If a run is not a finished finetuning run, or they were evaluated on different
         splits.
     """
     results, configs = [], []
     for _, path in runs:
         result, values = read_json(path, "result.json"), read_json(path, "config.json")
         if result is None or values is None or kind_of_run(values) != "finetuning":
-            raise UserError(f"--runs: {path} holds no finished finetuning run (no result.json)")
+            raise UserError(f"--runs: {path} is not a finished finetuning run (no result.json)")
         results.append(result)
         try:
             configs.append(flatten(from_dict(FinetuneConfig, values)))

@@ -17,11 +17,11 @@ def export(workdir: str, output: str) -> None:
     """Writes the features of a pretraining run, or the classifier of a finetuning run.
 
     Args:
-      workdir: of the run, finished or not.
-      output: folder to make.
+      workdir: The work directory of the run, finished or not.
+      output: Folder to make.
 
     Raises:
-      UserError: see `training.load_run` and `saved_model.write`.
+      UserError: See `training.load_run` and `saved_model.write`.
     """
     saved_model.check_output(output)
     if saved_model.read_info(workdir) is not None:
@@ -35,7 +35,7 @@ def export(workdir: str, output: str) -> None:
             return model(images, training=training)
         return model.image_features(images, training=training)
 
-    command = f"python bin/export.py --workdir={workdir} --output={output}"
+    command = f"selfie-tf export --workdir={workdir} --output={output}"
     info = {
         "kind": "classifier" if classifier else "features",
         "origin": run.origin,
@@ -64,15 +64,15 @@ def _card(info, run, function, digests):
     config, size = run.config, run.config.data.image_size
     classifier = info["kind"] == "classifier"
     dim = function(tf.zeros([1, size, size, 3], tf.uint8), False).shape[-1]
-    answer = f"`logits`, `probabilities` float32 `[B, {dim}]` and `class` string `[B]`"
+    outputs = f"`logits`, `probabilities` float32 `[B, {dim}]` and `class` string `[B]`"
     if not classifier:
         what = "P's feature map, averaged over the image"
         if _is_patchformer(config):
             what = "the context of all patches, pooled"
-        answer = f"`features` float32 `[B, {dim}]`: {what}"
+        outputs = f"`features` float32 `[B, {dim}]`: {what}"
     training = ""
     if _is_patchformer(config):
-        training = "patches are left out, units dropped, " if classifier else "units are dropped, "
+        training = "patches are left out, dropout is on, " if classifier else "dropout is on, "
     measured = {
         key: value
         for key, value in info["result"].items()
@@ -87,7 +87,7 @@ def _card(info, run, function, digests):
         "",
         f"Images are RGB, {size}x{size} pixels, values 0 to 255: uint8, or float32 of the same "
         f"range. The `serving_default` signature takes `images` uint8 `[B, {size}, {size}, 3]` "
-        f"(`serving_float32`: float32) and answers {answer}. Scale and crop your images to a "
+        f"(`serving_float32`: float32) and returns {outputs}. Scale and crop your images to a "
         f"central {size}x{size} square first.",
         "",
         "```python",
@@ -96,16 +96,12 @@ def _card(info, run, function, digests):
         "model.signatures['serving_default'](images=images)",
         f"model(images, False)  # {'logits' if classifier else 'features'}, for inference",
         "model(images, True)   # the same for training: "
-        + f"{training}batch statistics are used, and moved",
+        + f"{training}batch statistics are used, and the moving ones updated",
         "model.trainable_variables",
         "```",
         "",
         "Or `hub.KerasLayer(PATH, trainable=True)`"
-        + (
-            "."
-            if classifier
-            else ", or `python bin/finetune.py --config.init_from=PATH` of selfie_tf."
-        ),
+        + ("." if classifier else ", or `selfie-tf finetune --config.init_from=PATH`."),
         "",
     ]
     if classifier:
@@ -117,7 +113,7 @@ def _card(info, run, function, digests):
         ]
     lines += ["## Measured", ""]
     lines += [f"- {key}: {value:g}" for key, value in measured.items()] or [
-        f"The run had not finished: step {info['step']} of {config.train.steps}."
+        f"The run has not finished: step {info['step']} of {config.train.steps}."
     ]
     lines += ["", "## Config", "", "| key | value |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in flatten(config).items()]

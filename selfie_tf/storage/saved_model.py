@@ -30,12 +30,12 @@ def write(
     info: dict,
     card,
 ) -> None:
-    """Writes an export; it is there whole or not at all.
+    """Writes an export; it appears whole or not at all.
 
     Args:
-      path: a folder that does not exist yet, local.
-      model: whose weights are saved.
-      layer: whose weights `function` uses, the model itself or a part of it.
+      path: A folder that does not exist yet, local.
+      model: The model whose weights are saved.
+      layer: The layer whose weights `function` uses: the model itself or a part of it.
       function: (images `[B, S, S, 3]`, training: bool) -> features, or logits `[B, K]` of a
         classifier.
       image_size: S.
@@ -44,7 +44,7 @@ def write(
       card: ({file: sha256}) -> text of its README.md.
 
     Raises:
-      UserError: if there is something at `path`, or it cannot be written.
+      UserError: If there is something at `path`, or it cannot be written.
     """
     check_output(path)
     path = path.rstrip("/")
@@ -127,12 +127,14 @@ def read_info(path: str) -> dict | None:
     """What was kept with an export, None if there is none at `path`.
 
     Raises:
-      UserError: if a file of it is damaged or lost.
+      UserError: If a file of it is damaged or lost.
     """
     name = os.path.join(path, _INFO)
     if not tf.io.gfile.exists(name):
         if tf.io.gfile.exists(os.path.join(path, "saved_model.pb")):
-            raise UserError(f"{path}: a SavedModel, but not one of bin/export.py: no {_INFO} in it")
+            raise UserError(
+                f"{path}: a SavedModel, but not one of selfie-tf export: no {_INFO} in it"
+            )
         return None
     try:
         with tf.io.gfile.GFile(name) as file:
@@ -150,7 +152,7 @@ def read_info(path: str) -> dict | None:
 
 def restore(path: str, info: dict, model: keras.Model) -> None:
     """Gives `model` the weights of an export that `read_info` has verified."""
-    logging.info("%s: %d files as their sha256 says", path, len(info["sha256"]))
+    logging.info("%s: the sha256 of all %d files is right", path, len(info["sha256"]))
     loaded = tf.saved_model.load(path)
     variables = [*loaded.variables, *loaded.other_variables]
     saved = dict(zip(info["weights"], variables, strict=True))

@@ -195,7 +195,7 @@ def test_finetuning_from_an_export_is_finetuning_from_its_run(head, features, pr
         assert code == 0, err
         losses.append(json.loads((workdir / "result.json").read_text())["test_loss"])
         if source == features:
-            assert "files as their sha256 says" in out
+            assert "the sha256 of all" in out
             assert f"loaded from {features} (builtin:shapes, step 24 of 24)" in out
     assert losses[0] == losses[1]
 
@@ -225,7 +225,7 @@ def test_the_model_card_says_what_it_is(classifier, finetuned):
         f"- test_top1: {result['test_top1']:g}",
         "| optimizer.learning_rate | 0.05 |",
         "disc, ring, square",
-        f"`python bin/export.py --workdir={finetuned} --output={classifier}`",
+        f"`selfie-tf export --workdir={finetuned} --output={classifier}`",
     ):
         assert part in card
     import hashlib
@@ -272,7 +272,7 @@ def test_a_truncated_export_is_one_line_of_the_command(features, tmp_path):
     assert "selfie_tf.json cannot be used" in line
     (copy / "selfie_tf.json").unlink()
     line = fails(finetune, tmp_path / "run", f"--config.init_from={copy}")
-    assert "not one of bin/export.py" in line
+    assert "not one of selfie-tf export" in line
 
 
 def test_where_an_export_cannot_go(pretrained, tmp_path):

@@ -17,8 +17,8 @@ OK, REJECTED, PROBLEMS = "compiles", "rejected", "problems"
 _OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 _GRAIN = 8  # images
 MEANING = (
-    "Compiled ahead of time, not run. This proves that the step, traced as one core's of so many, "
-    "is taken by that chip's compiler, fits its memory, and sums all gradients over the cores. It "
+    "Compiled ahead of time, not run. This proves that the step, traced for one of N cores, is "
+    "accepted by that chip's compiler, fits its memory, and sums all gradients over the cores. It "
     "says nothing of TPUStrategy's start and placing of variables, the input pipeline, "
     "checkpoints, several hosts, a TPU's numerics, or speed."
 )
@@ -28,7 +28,7 @@ def describe(topology: str) -> dict:
     """Returns what the TPU's compiler says of a topology, see `compiler.describe`.
 
     Raises:
-      UserError: if it knows no such topology, or is not installed.
+      UserError: If it knows no such topology, or is not installed.
     """
     missing = [name for name in ("jax", "libtpu") if importlib.util.find_spec(name) is None]
     if missing:
@@ -47,12 +47,12 @@ def check(step: TrainStep, about: dict, batch_per_core: int) -> dict:
     """Lowers and compiles a train step.
 
     Args:
-      step: for `about["cores"]` cores.
-      about: the topology, see `describe`.
-      batch_per_core: images a core and step.
+      step: The train step, traced for `about["cores"]` cores.
+      about: The topology, see `describe`.
+      batch_per_core: Images a core and step.
 
     Returns:
-      a dict for JSON: `status` is OK, REJECTED (`reason` says why) or PROBLEMS (`problems`).
+      A dict for JSON: `status` is OK, REJECTED (`reason` says why) or PROBLEMS (`problems`).
     """
     result = {**about, "batch_per_core": batch_per_core}
     try:
@@ -89,18 +89,18 @@ def largest(step: TrainStep, about: dict, batch_per_core: int) -> dict:
     """Searches the largest batch a core that compiles, to a sixteenth or 8 images.
 
     Args:
-      step, about: as in `check`.
-      batch_per_core: where to begin.
+      step, about: As in `check`.
+      batch_per_core: Where to begin.
 
     Returns:
-      the check of that batch, with the smallest batch refused as `refused_batch_per_core`; or the
+      The check of that batch, with the smallest batch refused as `refused_batch_per_core`; or the
       check that shows that none compiles.
     """
     best, refused = None, None
     batch = max(_GRAIN, batch_per_core // _GRAIN * _GRAIN)
     while True:
         result = check(step, about, batch)
-        logging.info("  %d images a core: %s", batch, result["status"])
+        logging.info("  %d images per core: %s", batch, result["status"])
         if result["status"] == OK:
             best, low = result, batch
         elif best or result["status"] == REJECTED and _OUT_OF_MEMORY in result["reason"]:
@@ -146,9 +146,9 @@ def table(results) -> str:
         ("chip", lambda r: r["chip"]),
         ("topology", lambda r: r["topology"]),
         ("cores", lambda r: r["cores"]),
-        ("images a core", lambda r: r["batch_per_core"]),
-        ("from the host, a core and step", lambda r: f"{r['batch_bytes'] / 2**20:.1f} MiB"),
-        ("HBM a core", gib("hbm_bytes")),
+        ("images per core", lambda r: r["batch_per_core"]),
+        ("from the host per core and step", lambda r: f"{r['batch_bytes'] / 2**20:.1f} MiB"),
+        ("HBM per core", gib("hbm_bytes")),
         ("- variables and batch", gib("argument_bytes")),
         ("- temporaries", gib("temporary_bytes")),
         ("- program", gib("program_bytes")),
@@ -157,7 +157,7 @@ def table(results) -> str:
         ("all-reduces, combined", lambda r: r["all_reduces"]),
         ("variables updated", lambda r: r["variables_updated"]),
         ("- in place", lambda r: r["updated_in_place"]),
-        ("GFLOP a core and step", lambda r: f"{r['gflop']:.0f}"),
+        ("GFLOP per core and step", lambda r: f"{r['gflop']:.0f}"),
         ("seconds to compile", lambda r: f"{r['compile_seconds']:.0f}"),
         ("smallest batch refused", lambda r: r["refused_batch_per_core"]),
     ]

@@ -55,14 +55,14 @@ def compile_hlo(hlo: bytes, topology: str) -> dict:
     """Compiles a program that all cores run, as under TPUStrategy.
 
     Args:
-      hlo: serialized HLO module.
-      topology: as libtpu names it, "v3:2x2".
+      hlo: Serialized HLO module.
+      topology: As libtpu names it, "v3:2x2".
 
     Returns:
-      a dict for JSON; sizes in bytes, of one core.
+      A dict for JSON; sizes in bytes, of one core.
 
     Raises:
-      Exception: the compiler's, with its reason.
+      Exception: The compiler's, with its reason.
     """
     import jaxlib._jax as jaxlib_jax  # private, as other names here: requirements/aot.txt pins them
 

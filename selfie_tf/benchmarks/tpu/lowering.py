@@ -83,13 +83,13 @@ class Lowered:
     """A train step in HLO.
 
     Attributes:
-      serialize: makes the serialized HLO module, lowering the step once more; its parameters are
+      serialize: Makes the serialized HLO module, lowering the step once more; its parameters are
         the replica's id, the batch and all variables, each with the output that replaces it.
-      all_reduces: sums over replicas.
-      variables_updated: variables of which the step makes new values.
-      batch_bytes: of one core's batch, as it comes from the host.
-      batch_dtypes: names of the dtypes of its tensors, as the batch is structured.
-      problems: what a TPU's compiler would take and a TPU's step should not have, in words.
+      all_reduces: Sums over replicas.
+      variables_updated: Variables of which the step makes new values.
+      batch_bytes: Size of one core's batch, as it comes from the host.
+      batch_dtypes: Names of the dtypes of its tensors, as the batch is structured.
+      problems: What a TPU's compiler would take and a TPU's step should not have, in words.
     """
 
     serialize: Callable[[], bytes]
@@ -104,9 +104,9 @@ class TrainStep:
     """The train step of a config for one of several cores, at any batch size.
 
     Args:
-      config: see `config`; for finetuning all weights are random.
-      cores: that share the step.
-      num_classes: for a `config.FinetuneConfig`.
+      config: See `config`; for finetuning all weights are random.
+      cores: Number of cores that share the step.
+      num_classes: Number of classes, for a `config.FinetuneConfig`.
     """
 
     def __init__(self, config, cores: int, num_classes: int = 1000):
@@ -124,7 +124,7 @@ class TrainStep:
         """Lowers the step for one core's batch; once, however many chips it is compiled for.
 
         Raises:
-          ValueError, tf.errors.OpError: if there is something in it that XLA cannot compile.
+          ValueError, tf.errors.OpError: If there is something in it that XLA cannot compile.
         """
         if batch_per_core not in self._lowered:
             self._lowered[batch_per_core] = self._lower(batch_per_core)
@@ -179,8 +179,8 @@ def find_problems(hlo: str, summed=()) -> list:
     """Finds in HLO text what a TPU's compiler takes and a TPU's train step should not have.
 
     Args:
-      hlo: before any optimization.
-      summed: shapes of what must be summed over the cores, each by itself.
+      hlo: Before any optimization.
+      summed: Shapes of what must be summed over the cores, each by itself.
 
     Returns:
       lines of text.

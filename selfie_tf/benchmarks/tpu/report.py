@@ -1,4 +1,4 @@
-"""docs/TPU.md's table, from the figures that bin/check_tpu.py writes.
+"""docs/TPU.md's table, from the files that `selfie-tf check-tpu --json` writes.
 
 python -m selfie_tf.benchmarks.tpu.report docs/TPU.md build/tpu/*.json
 """
@@ -17,7 +17,7 @@ _BEGIN, _END = "<!-- table: make tpu-table -->", "<!-- end of table -->"
 _HEAD = [
     "config, global batch",
     "topology",
-    "images a core",
+    "images per core",
     "HBM",
     "variables and batch",
     "temporaries",
@@ -25,7 +25,7 @@ _HEAD = [
     "headroom",
     "all-reduces traced / combined",
     "in place",
-    "GFLOP a core and step",
+    "GFLOP per core and step",
     "estimated step",
     "estimated run",
     "chip-hours",
@@ -33,13 +33,13 @@ _HEAD = [
 
 
 def table(runs: list) -> str:
-    """Formats the figures of `bin/check_tpu.py --json` as a Markdown table.
+    """Formats the files of `check-tpu --json` as a Markdown table.
 
     Args:
-      runs: dicts, one a config.
+      runs: Dicts, one a config.
 
     Returns:
-      a row for each config and topology; sizes in GiB, of one core.
+      A row for each config and topology; sizes in GiB, of one core.
     """
     lines = ["| " + " | ".join(_HEAD) + " |", "|" + "---|" * len(_HEAD)]
     for run in runs:
@@ -79,9 +79,9 @@ def replace(text: str, new: str) -> str:
     return f"{before}{_BEGIN}\n{new}\n{_END}{after}"
 
 
-def main(path, *figures):
+def main(path, *files):
     runs = []
-    for name in figures:
+    for name in files:
         with open(name) as file:
             runs.append(json.load(file))
     with open(path) as file:
