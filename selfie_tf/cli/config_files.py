@@ -11,14 +11,14 @@ _KINDS = {PretrainConfig: "pretraining", FinetuneConfig: "finetuning"}
 
 
 def folder() -> str:
-    """The folder of the configs that come along: inside of the installed package, or beside it."""
+    """The folder of the package's configs: inside it when installed, beside it in a checkout."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     inside = os.path.join(package, "configs")
     return inside if os.path.isdir(inside) else os.path.join(os.path.dirname(package), "configs")
 
 
 def known(kind: type = RunConfig) -> list[str]:
-    """The names of the configs that come along, by default of all kinds."""
+    """The names of the package's configs, by default of all kinds."""
     found = sorted(f.removesuffix(".py") for f in os.listdir(folder()) if f.endswith(".py"))
     if kind is RunConfig:
         return found
@@ -29,7 +29,7 @@ def find(value: str, command) -> str:
     """The path of a config file.
 
     Args:
-      value: A path, or the name of a config that comes along: "quickstart" or
+      value: A path, or the name of one of the package's configs: "quickstart" or
         "configs/quickstart.py" from any directory.
       command: The `common.Command` that wants it.
 
@@ -85,6 +85,6 @@ def load(path: str, command) -> RunConfig:
 
 
 def display_name(path: str) -> str:
-    """A short name of a config file: "configs/NAME.py" of one that comes along, else its path."""
+    """A short name: "configs/NAME.py" for one of the package's configs, else the path."""
     inside = os.path.dirname(os.path.abspath(path)) == folder()
     return f"configs/{os.path.basename(path)}" if inside else path

@@ -56,7 +56,7 @@ def command_help(command, arguments, width: int) -> str:
 
 def _config_row(command):
     names = ", ".join(config_files.known(command.kind))
-    words = f"Path of a config file, or one of the configs that come along: {names}."
+    words = f"Path of a config file, or the name of one that comes with the package: {names}."
     return f"--config={command.config}", words
 
 
