@@ -10,28 +10,40 @@ import pytest
 
 import selfie_tf  # noqa: F401  (before TensorFlow: chooses Keras 2)
 
-from helpers import make_tiny_config, run
+from helpers import make_tiny_config, succeeds
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """flags -> a copy of the work directory of that bin/pretrain.py, run to its end.
+def shared(tmp_path_factory):
+    """flags -> the work directory of that run, which tests read and never change.
 
-    A run is made once, whatever number of test files and processes ask for it.
+    A run is made once, whatever number of test files and processes ask for it. `stdout.txt` in the
+    folder holds what the command printed.
     """
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent  # the processes' own folders are in it
 
-    def copy(flags):
-        whole = root / f"run-{hashlib.sha256(repr(flags).encode()).hexdigest()[:16]}"
-        with open(f"{whole}.lock", "w") as lock:
+    def run_once(flags, command="pretrain"):
+        name = hashlib.sha256(repr([command, *flags]).encode()).hexdigest()[:16]
+        workdir = root / f"run-{name}"
+        with open(f"{workdir}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (whole / "result.json").exists():
-                code, _, err = run(*flags, f"--workdir={whole}")
-                assert code == 0, err
+            if not (workdir / "stdout.txt").exists():
+                out = succeeds(command, *flags, f"--workdir={workdir}")
+                (workdir / "stdout.txt").write_text(out)
+        return workdir
+
+    return run_once
+
+
+@pytest.fixture(scope="session")
+def finished(shared, tmp_path_factory):
+    """flags -> a copy of the work directory of that run, for tests that change it."""
+
+    def copy(flags, command="pretrain"):
         workdir = tmp_path_factory.mktemp("runs") / "finished"
-        shutil.copytree(whole, workdir)
+        shutil.copytree(shared(flags, command), workdir)
         return workdir
 
     return copy

@@ -1,7 +1,12 @@
 """What several test files share: tiny runs, commands, and what runs leave behind."""
 
+import contextlib
+import io
 import json
+import logging
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -9,10 +14,13 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras as keras
 
+from selfie_tf import cli
 from selfie_tf.benchmarks.replicas import free_ports
 from selfie_tf.config import SelfieConfig
 from selfie_tf.methods import METHODS
+from selfie_tf.storage.checkpoints import Checkpointer
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SHARED = os.path.join(os.path.dirname(ROOT), "shared")
@@ -59,25 +67,6 @@ TINY_FINETUNE_PATCHFORMER = [
 ]
 
 
-def start(*flags, env=None, command="bin/pretrain.py"):
-    """Starts a command from another directory than the repository's."""
-    return subprocess.Popen(
-        [sys.executable, os.path.join(ROOT, command), *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=os.path.expanduser("~"),
-        env={**os.environ, **(env or {})},
-    )
-
-
-def run(*flags, env=None, command="bin/pretrain.py"):
-    """Runs a command to its end: (exit code, stdout, stderr)."""
-    process = start(*flags, env=env, command=command)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
-
-
 STEPS = 24
 
 # In float64, and not too fast: an untrained P amplifies rounding so much that two runs on one
@@ -88,8 +77,84 @@ PARITY = [
     "--config.model.norm_synchronized=True",
     "--config.model.dropout_rate=0.0",  # its masks differ by replica
     "--config.train.steps=16",
+    "--config.train.checkpoint_every=4",
 ]
 SELFIE_PARITY = [*PARITY, "--config.model.logit_scale=sqrt_dim"]
+
+
+def call(command, *flags):
+    """Runs a command in this process, at the cost of no start: (exit code, stdout, stderr).
+
+    What a command leaves behind in TensorFlow is put back, except for op determinism, which cannot
+    be switched off.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    policy = keras.mixed_precision.global_policy()
+    loggers = [logging.getLogger(name) for name in (None, "tensorflow", "absl")]
+    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = cli.main([command, *map(str, flags)])
+    finally:
+        keras.mixed_precision.set_global_policy(policy)
+        for logger, level, handlers in before:
+            logger.setLevel(level)
+            logger.handlers[:] = handlers
+    return code, out.getvalue(), err.getvalue()
+
+
+def succeeds(command, *flags):
+    """Runs a command in this process to its good end: its stdout."""
+    code, out, err = call(command, *flags)
+    assert code == 0, err
+    return out
+
+
+def fails(command, *flags, code=1):
+    """Runs a command in this process, checks how it fails, and returns the line that says why."""
+    exit_code, _, err = call(command, *flags)
+    assert exit_code == code, err
+    assert "Traceback" not in err
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and err.splitlines()[-1] == errors[0], err
+    return errors[0]
+
+
+class Killed(BaseException):
+    """Ends a command in this process where a kill would."""
+
+
+def cut_short(monkeypatch, step, command, *flags):
+    """Runs a command up to where it would save the checkpoint of `step`, and ends it there."""
+    save = Checkpointer.save
+
+    def save_or_end(self, saved):
+        if saved == step:
+            raise Killed
+        save(self, saved)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Checkpointer, "save", save_or_end)
+        call(command, *flags)
+
+
+def start(*flags, env=None, command="bin/pretrain.py"):
+    """Starts a command as a process, from another directory than the repository's."""
+    return subprocess.Popen(
+        [sys.executable, os.path.join(ROOT, command), *map(str, flags)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=os.path.expanduser("~"),
+        env={**os.environ, **(env or {})},
+    )
+
+
+def run(*flags, env=None, command="bin/pretrain.py"):
+    """Runs a command as a process to its end: (exit code, stdout, stderr)."""
+    process = start(*flags, env=env, command=command)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
 
 
 def weights(workdir, step=STEPS):
@@ -101,6 +166,15 @@ def weights(workdir, step=STEPS):
         for name in reader.get_variable_to_shape_map()
         if name.startswith(("model/", "optimizer/")) and "metric" not in name
     }
+
+
+def read_json(path):
+    with open(path) as file:
+        return json.load(file)
+
+
+def result_of(workdir):
+    return read_json(os.path.join(workdir, "result.json"))
 
 
 def log_points(workdir):
@@ -117,6 +191,27 @@ def assert_identical(workdir, expected, step=STEPS):
     assert set(found) == set(expected) and len(found) > 100
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def copy_unfinished(workdir, copy, *steps):
+    """Copies a run as it was before it had finished, and without the checkpoints of `steps`."""
+    shutil.copytree(workdir, copy)
+    os.remove(os.path.join(copy, "result.json"))
+    for step in steps:
+        shutil.rmtree(os.path.join(copy, "checkpoints", f"step-{step:08d}"))
+
+
+def wait_for_log(workdir, step, process):
+    """Waits until a run has logged `step` or a later one."""
+    path = os.path.join(workdir, "metrics.jsonl")
+
+    def reached():
+        if not os.path.exists(path):
+            return False
+        with open(path) as file:  # its last line may be half written
+            return any(int(s) >= step for s in re.findall(r'"step": (\d+),', file.read()))
+
+    wait_for(reached, process, 300)
 
 
 def wait_for(condition, process, seconds=120):

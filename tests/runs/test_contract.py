@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import json
 import random
 import time
 
@@ -10,10 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
-from test_export import STRANGER, run_script
 
 from selfie_tf.config import PatchFormerConfig, SelfieConfig
-from selfie_tf.data import make_source, synthetic
+from selfie_tf.data import make_source
 from selfie_tf.models.classifier import ResNetClassifier, load_pretrained_weights
 from selfie_tf.models.patchformer import PatchFormerPretrainer
 from selfie_tf.models.selfie import SelfiePretrainer
@@ -29,11 +27,13 @@ from helpers import (
     assert_close,
     assert_identical,
     held_out_batches,
-    losses,
+    log_points,
+    result_of,
     run,
     start,
+    succeeds,
     training_batches,
-    wait_for,
+    wait_for_log,
     weights,
 )
 
@@ -47,6 +47,7 @@ class Kind:
     config: type
     model: type
     optimizer: type
+    learning_rate: float  # at which 40 steps on one batch lower its loss by a lot
     chance: str  # what a run says of it at its end
     specs: dict  # of one image: {name: (shape, dtype)}
 
@@ -72,6 +73,7 @@ KINDS = {
         SelfieConfig,
         SelfiePretrainer,
         keras.optimizers.SGD,
+        0.05,
         "chance 0.250",
         {
             "context_patches": ([12, 4, 4, 3], tf.uint8),
@@ -86,6 +88,7 @@ KINDS = {
         PatchFormerConfig,
         PatchFormerPretrainer,
         keras.optimizers.AdamW,
+        0.002,
         "always the most frequent level",
         {
             "context_patches": ([8, 4, 4, 3], tf.uint8),
@@ -102,12 +105,7 @@ def kind(request):
     return KINDS[request.param]
 
 
-@pytest.fixture
-def model(kind):
-    return build_pretrainer(kind.make_config())
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def batch(kind):
     config = kind.make_config()
     batch = next(iter(training_batches(make_source(config.data), config)))
@@ -157,47 +155,35 @@ def test_positions_are_each_patch_once_and_patches_are_the_images(kind):
 
 
 @pytest.fixture(scope="module")
-def whole(kind, finished):
+def whole(kind, shared):
     """An uninterrupted run."""
-    return finished(kind.flags)
+    return shared(kind.flags)
 
 
-def finish(kind, workdir, *flags):
-    code, out, err = run(*kind.flags, *flags, f"--workdir={workdir}")
-    assert code == 0, err
-    return out
-
-
-def test_the_same_command_elsewhere_gives_the_same_bits(kind, whole, tmp_path):
-    out = finish(kind, tmp_path)
+def test_a_run_reports_its_progress_and_its_end(kind, whole):
+    out = (whole / "stdout.txt").read_text()
     assert f"step {STEPS}/{STEPS}" in out and "finished" in out and kind.chance in out
-    assert_identical(tmp_path, weights(whole))
-    assert losses(tmp_path) == losses(whole)
 
 
-def test_killed_and_resumed_the_bits_are_the_same(kind, whole, tmp_path):
-    kill = random.Random(time.time_ns()).randrange(7, STEPS - 1)
+def test_a_killed_process_is_resumed_with_the_same_bits(kind, whole, tmp_path):
+    """By a command in this process, as `whole` was made: a process computes the very same."""
     flags = [*kind.flags, "--config.train.log_every=1", f"--workdir={tmp_path}"]
     process = start(*flags)
-    lines = tmp_path / "metrics.jsonl"
-    wait_for(lambda: lines.exists() and lines.read_text().count("\n") >= kill, process)
+    wait_for_log(tmp_path, random.Random(time.time_ns()).randrange(7, STEPS - 1), process)
     process.kill()
     process.communicate()
-    assert "resuming at step" in finish(kind, tmp_path, "--config.train.log_every=1")
+    assert "resuming at step" in succeeds("pretrain", *flags)
     assert_identical(tmp_path, weights(whole))
-    results = [json.loads((path / "result.json").read_text()) for path in (tmp_path, whole)]
-    assert results[0]["held_out_loss"] == results[1]["held_out_loss"]
+    assert result_of(tmp_path)["held_out_loss"] == result_of(whole)["held_out_loss"]
+    assert [point["step"] for point in log_points(tmp_path)] == list(range(1, STEPS + 1))
 
 
-@pytest.fixture(scope="module")
-def one_replica(kind, finished):
-    return finished([*kind.flags, *kind.parity])
-
-
-def test_two_virtual_replicas_train_as_one(kind, one_replica, tmp_path):
-    out = finish(kind, tmp_path, *kind.parity, "--virtual_devices=2")
+def test_two_virtual_replicas_train_as_one(kind, shared, tmp_path):
+    flags = [*kind.flags, *kind.parity]
+    code, out, err = run(*flags, "--virtual_devices=2", f"--workdir={tmp_path}")
+    assert code == 0, err
     assert "2 replica(s)" in out
-    assert_close(tmp_path, one_replica)
+    assert_close(tmp_path, shared(flags))
 
 
 def test_the_parts_that_finetuning_takes(kind, whole):
@@ -207,6 +193,7 @@ def test_the_parts_that_finetuning_takes(kind, whole):
     suffix = "patch_network/stem/conv/kernel/.ATTRIBUTES/VARIABLE_VALUE"
     (kernel,) = [v for n, v in stored.items() if n.startswith("model/") and n.endswith(suffix)]
     np.testing.assert_array_equal(model.patch_network.stem.conv.kernel, kernel)
+    assert model.patch_network(np.zeros([2, 32, 32, 3], np.float32)).shape == (2, 8, 8, 32)
     assert model.attention_pooling.trainable_weights and model.positions.trainable_weights
     classifier = ResNetClassifier(5, image_size=16, width=2)
     classifier.build()
@@ -215,48 +202,35 @@ def test_the_parts_that_finetuning_takes(kind, whole):
     np.testing.assert_array_equal(classifier.backbone.stem.conv.kernel, kernel)
 
 
-def test_an_export_answers_and_trains_as_its_run(kind, whole, tmp_path):
-    export = tmp_path / "export"
-    code, _, err = run(f"--workdir={whole}", f"--output={export}", command="bin/export.py")
-    assert code == 0, err
-    images = synthetic.draw_shapes(np.arange(5000, 5012), 16)[0]
-    answers = run_script(STRANGER, export, images, tmp_path)
-    model = load_pretrained(str(whole))
-    expected = model.image_features(images, training=False).numpy()
-    assert expected.shape == (12, 32) and np.std(expected, axis=0).max() > 0
-    # Other fusions round differently, which layer norms amplify.
-    for key in ("features", "float32_features", "called"):
-        np.testing.assert_allclose(answers[key], expected, rtol=1e-4, atol=5e-4)
-    moved = set(answers["moved"].tolist())
-    statistics = {name for name in answers["names"].tolist() if "moving_" in name}
-    assert statistics and statistics <= moved
-    again = load_pretrained(str(export))
-    for mine, theirs in zip(again.trainable_weights, model.trainable_weights, strict=True):
-        np.testing.assert_array_equal(mine, theirs, err_msg=theirs.name)
-
-
 # Models
 
 
+@pytest.fixture(scope="module")
+def built(kind):
+    keras.utils.set_random_seed(1)
+    model = build_pretrainer(kind.make_config())
+    return model, model.get_weights()
+
+
+@pytest.fixture
+def model(built):
+    """The model with its initial weights."""
+    model, initial = built
+    model.set_weights(initial)
+    return model
+
+
 def test_keras_fit_evaluate_and_predict(kind, model, batch):
-    model.compile(kind.optimizer(0.001))
-    data = tf.data.Dataset.from_tensors(batch).repeat(3)
-    history = model.fit(data, verbose=0).history
-    assert np.isfinite(history["loss"][0]) and history["nonfinite_steps"] == [0.0]
+    model.compile(kind.optimizer(kind.learning_rate))
+    data = tf.data.Dataset.from_tensors(batch)
+    first, second = (model.fit(data.repeat(20), verbose=0).history for _ in range(2))
+    assert first["nonfinite_steps"] == second["nonfinite_steps"] == [0.0]
+    assert second["loss"][0] < 0.9 * first["loss"][0]
     accuracy = model.accuracy_metric.name
     result = model.evaluate(data, verbose=0, return_dict=True)
     assert {"loss", accuracy} <= set(result) and 0 <= result[accuracy] <= 1
     logits = model.predict(data, verbose=0)
-    expected = model(batch, training=False)
-    np.testing.assert_allclose(logits[:16], expected, rtol=1e-4, atol=1e-4)
-
-
-def test_training_lowers_the_loss_of_a_batch(kind, model, batch):
-    """By 40 steps on one batch, so by a lot."""
-    model.compile(kind.optimizer(0.002))
-    data = tf.data.Dataset.from_tensors(batch).repeat(20)
-    first, second = (model.fit(data, verbose=0).history["loss"][0] for _ in range(2))
-    assert second < 0.95 * first
+    np.testing.assert_allclose(logits, model(batch, training=False), rtol=1e-4, atol=1e-4)
 
 
 def test_a_loss_that_is_not_finite_is_counted(kind, model, batch):

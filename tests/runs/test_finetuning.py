@@ -1,15 +1,18 @@
-"""Runs of bin/finetune.py, from pretrained weights and from nothing."""
+"""Runs of finetuning, from pretrained weights and from nothing."""
 
 import json
 import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from selfie_tf.data import synthetic
+from selfie_tf.errors import Interrupted
 from selfie_tf.training.load import load_finetuned, load_pretrained
+from selfie_tf.training.loop import Trainer
 
 from helpers import (
     PARITY,
@@ -18,46 +21,48 @@ from helpers import (
     TINY_FINETUNE,
     assert_close,
     assert_identical,
+    copy_unfinished,
+    cut_short,
+    fails,
     finish_workers,
     log_points,
+    result_of,
     run,
-    start,
-    wait_for,
+    succeeds,
     weights,
 )
 
 
-def finish(workdir, *flags, **kwargs):
-    flags = [*TINY_FINETUNE, *flags, f"--workdir={workdir}"]
-    code, out, err = run(*flags, command="bin/finetune.py", **kwargs)
-    assert code == 0, err
-    return out
+def finish(workdir, *flags):
+    return succeeds("finetune", *TINY_FINETUNE, *flags, f"--workdir={workdir}")
 
 
-def result_of(workdir):
-    return json.loads((workdir / "result.json").read_text())
+def evaluations_of(workdir):
+    return [json.loads(line) for line in (workdir / "evaluations.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
-def pretrained(finished):
-    return finished(TINY)
+def pretrained(shared):
+    return shared(TINY)
 
 
 @pytest.fixture(scope="module")
-def whole(pretrained, tmp_path_factory):
+def whole(pretrained, shared):
     """An uninterrupted run."""
-    workdir = tmp_path_factory.mktemp("runs") / "finetuned"
-    out = finish(workdir, f"--config.init_from={pretrained}")
+    return shared([*TINY_FINETUNE, f"--config.init_from={pretrained}"], "finetune")
+
+
+def test_a_run_says_what_it_loads_and_how_it_ends(whole, pretrained):
+    out = (whole / "stdout.txt").read_text()
     assert f"step {STEPS}/{STEPS}" in out and "finished: test loss" in out
     for part in (
         f"loaded from {pretrained} (builtin:shapes, step 24 of 24): backbone/stem (1), "
         "backbone/group1",
-        "left fresh: backbone/group4",
+        "randomly initialised: backbone/group4",
         "head (2)",
-        "of no use here: patch_network/final_norm (4)",
+        "not used: patch_network/final_norm (4)",
     ):
         assert part in out
-    return workdir
 
 
 def test_a_run_leaves_what_the_readme_says(whole, pretrained):
@@ -70,7 +75,7 @@ def test_a_run_leaves_what_the_readme_says(whole, pretrained):
     assert result["subset"]["label_fraction"] == 0.05
     assert result["subset"]["labelled_images"] == result["subset"]["trained_on"] == 250
     assert [p["step"] for p in log_points(whole)] == [4, 8, 12, 16, 20, 24]
-    evaluations = [json.loads(x) for x in (whole / "evaluations.jsonl").read_text().splitlines()]
+    evaluations = evaluations_of(whole)
     assert [e["step"] for e in evaluations] == [12, 24]
     assert evaluations[-1]["test_top1"] == result["test_top1"]
     assert (whole / "figures" / "curves.png").exists()
@@ -102,11 +107,20 @@ def test_the_reported_accuracy_is_that_of_the_saved_model(whole):
     assert result["test_loss"] == pytest.approx(np.mean(log_sums - chosen), rel=1e-3)
 
 
-def test_training_starts_from_the_pretrained_weights(pretrained, tmp_path):
-    """With a learning rate of 0 they are still there at the end."""
-    values = ["--config.optimizer.learning_rate=0", "--config.model.head=resnet36_attention"]
-    finish(tmp_path, f"--config.init_from={pretrained}", "--config.train.steps=6", *values)
-    mine, theirs = load_finetuned(str(tmp_path)), load_pretrained(str(pretrained))
+@pytest.fixture(scope="module")
+def untrained(pretrained, tmp_path_factory):
+    """Runs with a learning rate of 0, so that their first weights are still there at the end."""
+    root = tmp_path_factory.mktemp("untrained")
+    values = ["--config.optimizer.learning_rate=0", "--config.train.steps=5"]
+    values += ["--config.model.head=resnet36_attention", f"--config.init_from={pretrained}"]
+    finish(root / "pretrained", *values)
+    out = finish(root / "scratch", *values, "--config.from_scratch=True")
+    assert "all weights are random (the supervised baseline)" in out
+    return root
+
+
+def test_training_starts_from_the_pretrained_weights(untrained, pretrained):
+    mine, theirs = load_finetuned(str(untrained / "pretrained")), load_pretrained(str(pretrained))
     for part, other in (
         (mine.backbone, theirs.patch_network),
         (mine.positions, theirs.positions),
@@ -116,56 +130,39 @@ def test_training_starts_from_the_pretrained_weights(pretrained, tmp_path):
             np.testing.assert_array_equal(variable, expected, err_msg=variable.name)
 
 
-def test_the_baseline_has_the_same_fresh_weights_and_sees_the_same_images(
-    whole, pretrained, tmp_path
-):
-    values = ["--config.optimizer.learning_rate=0", "--config.train.steps=6"]
-    finish(tmp_path / "a", f"--config.init_from={pretrained}", *values)
-    out = finish(tmp_path / "b", *values)
-    assert "all weights are random (the supervised baseline)" in out
-    both = [load_finetuned(str(tmp_path / name)) for name in "ab"]
+def test_the_baseline_has_the_same_random_head_and_sees_the_same_images(untrained, whole):
+    both = [load_finetuned(str(untrained / name)) for name in ("pretrained", "scratch")]
     for name in ("kernel", "bias"):
         np.testing.assert_array_equal(*(getattr(model.head, name) for model in both))
     kernels = [model.backbone.stem.conv.kernel.numpy() for model in both]
     assert (kernels[0] != kernels[1]).all()
-    assert result_of(tmp_path / "b")["initialisation"]["from"] == ""
-    subsets = [(path / "subset.json").read_text() for path in (tmp_path / "b", whole)]
+    assert result_of(untrained / "scratch")["initialisation"]["from"] == ""
+    subsets = [(path / "subset.json").read_text() for path in (untrained / "scratch", whole)]
     assert subsets[0] == subsets[1]
 
 
-def test_killed_twice_and_resumed_the_bits_are_the_same(whole, pretrained, tmp_path):
-    """The second time without the pretrained weights, which a checkpoint makes superfluous."""
-    copy = tmp_path / "pretrained"
+def test_cut_short_and_resumed_the_bits_are_the_same(whole, pretrained, tmp_path, monkeypatch):
+    """After the evaluation of a step and before its checkpoint, so that both are made again.
+
+    A checkpoint makes the pretrained weights superfluous, and the record of them.
+    """
+    copy, workdir = tmp_path / "pretrained", tmp_path / "run"
     shutil.copytree(pretrained, copy)
-    workdir = tmp_path / "run"
     flags = [*TINY_FINETUNE, f"--config.init_from={copy}", f"--workdir={workdir}"]
-    flags.append("--config.train.log_every=1")
-    for kill in (9, 15):
-        process = start(*flags, command="bin/finetune.py")
-        lines = workdir / "metrics.jsonl"
-
-        def reached(lines=lines, kill=kill):
-            return lines.exists() and lines.read_text().count("\n") >= kill
-
-        wait_for(reached, process)
-        process.kill()
-        process.communicate()
+    cut_short(monkeypatch, 12, "finetune", *flags)
+    assert [e["step"] for e in evaluations_of(workdir)] == [12]
     copy.rename(tmp_path / "gone")
-    (workdir / "initialisation.json").unlink()  # a record, not needed
-    out = finish(workdir, f"--config.init_from={copy}", "--config.train.log_every=1")
-    assert "resuming at step" in out
+    (workdir / "initialisation.json").unlink()
+    assert "resuming at step 6 " in succeeds("finetune", *flags)
     assert_identical(workdir, weights(whole))
-    evaluations = [json.loads(x) for x in (workdir / "evaluations.jsonl").read_text().splitlines()]
-    assert [e["step"] for e in evaluations] == [12, 24]
+    assert [e["step"] for e in evaluations_of(workdir)] == [12, 24]
     assert result_of(workdir)["test_loss"] == result_of(whole)["test_loss"]
     assert result_of(workdir)["initialisation"]["from"] == str(copy)
 
 
-def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+def test_a_nan_loss_stops_the_run(tmp_path):
     flags = [*TINY_FINETUNE, "--config.optimizer.learning_rate=1e6", f"--workdir={tmp_path}"]
-    code, _, err = run(*flags, "--config.train.checkpoint_every=1", command="bin/finetune.py")
-    line = err.strip().splitlines()[-1]
-    assert code == 1 and "Traceback" not in err
+    line = fails("finetune", *flags, "--config.train.log_every=1")
     assert line.startswith("error: the loss or its gradient became NaN")
 
 
@@ -173,10 +170,8 @@ PARITY_HERE = [*PARITY, "--config.model.head=resnet36_attention"]
 
 
 @pytest.fixture(scope="module")
-def one_replica(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "one"
-    finish(workdir, *PARITY_HERE)
-    return workdir
+def one_replica(shared):
+    return shared([*TINY_FINETUNE, *PARITY_HERE], "finetune")
 
 
 def assert_same_run(workdir, expected):
@@ -188,7 +183,9 @@ def assert_same_run(workdir, expected):
 
 
 def test_two_virtual_replicas_train_and_evaluate_as_one(one_replica, tmp_path):
-    out = finish(tmp_path, *PARITY_HERE, "--virtual_devices=2")
+    flags = [*TINY_FINETUNE, *PARITY_HERE, "--virtual_devices=2", f"--workdir={tmp_path}"]
+    code, out, err = run(*flags, command="bin/finetune.py")
+    assert code == 0, err
     assert "2 replica(s)" in out
     assert_same_run(tmp_path, one_replica)
 
@@ -200,16 +197,11 @@ def test_two_workers_train_and_evaluate_as_one(one_replica, tmp_path):
     assert_same_run(tmp_path, one_replica)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_replicas_with_statistics_of_their_own_report_what_they_save(workers, tmp_path):
-    """A checkpoint holds their mean."""
+def test_workers_with_statistics_of_their_own_report_what_they_save(tmp_path):
+    """A checkpoint holds their mean. Replicas of one process: see test_training."""
     two, again = tmp_path / "two", tmp_path / "again"
-    if workers == 1:
-        finish(two, "--virtual_devices=2")
-    else:
-        finish_workers(*TINY_FINETUNE, f"--workdir={two}", command="bin/finetune.py")
-    shutil.copytree(two, again)
-    (again / "result.json").unlink()
+    finish_workers(*TINY_FINETUNE, f"--workdir={two}", command="bin/finetune.py")
+    copy_unfinished(two, again)
     finish(again)
     found, expected = result_of(again), result_of(two)
     assert found["resumed_at"] == STEPS
@@ -255,24 +247,27 @@ def test_class_folders_a_validation_part_and_top_5(class_folders, tmp_path):
     assert result_of(tmp_path / "again")["test_images"] == 44
 
 
-def test_another_subset_in_the_file_is_noticed(tmp_path):
+def test_another_subset_in_the_file_is_noticed(tmp_path, monkeypatch):
     path = tmp_path / "subset.json"
     ids = [str(i) for i in range(200)]  # each ten from 10k on hold each class once
     path.write_text(json.dumps({"ids": ids}))
     flags = [*TINY_FINETUNE, "--config.data.label_fraction=1", f"--workdir={tmp_path}/run"]
     flags.append(f"--config.data.subset_file={path}")
-    process = start(*flags, command="bin/finetune.py")
-    wait_for((tmp_path / "run" / "data.json").exists, process)
-    process.kill()
-    process.communicate()
+
+    def stop(*_):
+        raise Interrupted(signal.SIGTERM, "stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "fit", stop)
+        fails("finetune", *flags, code=143)
     path.write_text(json.dumps({"ids": ids[:100]}))
-    code, _, err = run(*flags, command="bin/finetune.py")
-    assert code == 1 and "another subset" in err.splitlines()[-1] and "Traceback" not in err
+    assert "another subset" in fails("finetune", *flags)
 
 
 def test_the_parts_of_the_224_run_work_together(class_folders, tmp_path):
     """ImageNet stem, factorized positions, random resized crops, bfloat16, patch by patch."""
-    code, _, err = run(
+    succeeds(
+        "finetune",
         "--config=configs/finetune_imagenet224.py",
         f"--config.data.name=folder:{class_folders}",
         "--config.data.test_split=test",
@@ -287,8 +282,6 @@ def test_the_parts_of_the_224_run_work_together(class_folders, tmp_path):
         "--config.train.steps=2",
         "--config.train.precision=mixed_bfloat16",
         f"--workdir={tmp_path}",
-        command="bin/finetune.py",
     )
-    assert code == 0, err
     assert np.isfinite(result_of(tmp_path)["test_loss"])
     assert os.path.exists(tmp_path / "figures" / "curves.png")

@@ -1,4 +1,4 @@
-"""Runs of bin/pretrain.py: resuming, kills, signals, distribution."""
+"""Runs of pretraining: what they leave, resuming, kills, signals, distribution."""
 
 import importlib.util
 import json
@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selfie_tf.errors import UserError
-from selfie_tf.models.base import normalize
+from selfie_tf.errors import Interrupted, UserError
 from selfie_tf.training.load import load_pretrained
+from selfie_tf.training.loop import Trainer
 
 from helpers import (
     ROOT,
@@ -25,29 +25,35 @@ from helpers import (
     TINY,
     assert_close,
     assert_identical,
-    end,
+    copy_unfinished,
+    fails,
     log_points,
+    result_of,
     run,
     start,
-    start_workers,
-    wait_for,
+    succeeds,
+    wait_for_log,
     weights,
 )
 
 
-def finish(workdir, *flags, **kwargs):
-    code, out, err = run(*TINY, *flags, f"--workdir={workdir}", **kwargs)
+def finish(workdir, *flags):
+    return succeeds("pretrain", *TINY, *flags, f"--workdir={workdir}")
+
+
+def finish_process(workdir, *flags):
+    code, out, err = run(*TINY, *flags, f"--workdir={workdir}")
     assert code == 0, err
     return out
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(finished):
-    return finished(TINY)
+def uninterrupted(shared):
+    return shared(TINY)
 
 
 def test_a_run_leaves_what_the_readme_says(uninterrupted):
-    result = json.loads((uninterrupted / "result.json").read_text())
+    result = result_of(uninterrupted)
     assert result["chance"] == 0.25 and result["steps"] == STEPS
     assert 0 <= result["patch_accuracy"] <= 1 and 0 <= result["held_out_patch_accuracy"] <= 1
     assert result["evaluated_images"] == 32
@@ -81,83 +87,63 @@ def test_tensorboard_holds_scalars_and_pictures(uninterrupted):
     assert [e.step for e in events.Tensors("loss")] == [4, 8, 12, 16, 20, 24]
 
 
-def test_the_same_command_again_says_that_it_is_finished(uninterrupted):
-    before = (uninterrupted / "result.json").read_text()
-    assert "already finished" in finish(uninterrupted)
-    assert (uninterrupted / "result.json").read_text() == before
+def test_the_same_command_again_says_that_it_is_finished(finished):
+    workdir = finished(TINY)
+    before = (workdir / "result.json").read_text()
+    assert "already finished" in finish(workdir)
+    assert (workdir / "result.json").read_text() == before
 
 
-def test_killed_at_random_steps_and_within_a_checkpoint_the_bits_are_the_same(
-    uninterrupted, tmp_path
-):
-    kills = random.Random(time.time_ns()).sample(range(7, 23), 2)
-    for kill in sorted(kills):
-        process = start(*TINY, "--config.train.log_every=1", f"--workdir={tmp_path}")
-        lines = tmp_path / "metrics.jsonl"
-
-        def reached(lines=lines, kill=kill):
-            return lines.exists() and lines.read_text().count("\n") >= kill
-
-        wait_for(reached, process)
-        process.kill()
-        process.communicate()
-    # The third kill comes from within: after TensorFlow's files, before the manifest.
+def test_killed_within_a_checkpoint_the_rerun_has_the_same_bits(uninterrupted, tmp_path):
+    """After TensorFlow's files, before the manifest. Kills between steps: see test_contract."""
     code = (
         f"import os, signal, sys; sys.path.insert(0, {ROOT!r})\n"
+        "from selfie_tf import cli\n"
         "import selfie_tf.storage.checkpoints as c\n"
-        "c._digests = lambda folder: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "c.Checkpointer._problem = lambda *_: None\n"
-        "from selfie_tf.cli import run_process; run_process(['pretrain', *sys.argv[1:]])"
+        f"digests, step = c._digests, {random.Random(time.time_ns()).choice([12, 18, 24])}\n"
+        "c._digests = lambda folder: (os.kill(os.getpid(), signal.SIGKILL)\n"
+        "                             if folder.endswith(str(step)) else digests(folder))\n"
+        "sys.exit(cli.main(['pretrain', *sys.argv[1:]]))"
     )
-
-    flags = [*TINY, "--config.train.log_every=1", f"--workdir={tmp_path}"]
-    killed = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, cwd=ROOT)
+    flags = [*TINY, f"--workdir={tmp_path}"]
+    killed = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     folders = sorted((tmp_path / "checkpoints").iterdir())
     cut_short = [f for f in folders if not (f / "manifest.json").exists()]
     assert len(cut_short) == 1 and any(cut_short[0].iterdir())
-    out = finish(tmp_path, "--config.train.log_every=1")
-    assert "resuming at step" in out
-    expected = weights(uninterrupted)
-    assert_identical(tmp_path, expected)
-    assert [p["step"] for p in log_points(tmp_path)] == list(range(1, STEPS + 1))
+    assert "resuming at step" in finish_process(tmp_path)
+    assert_identical(tmp_path, weights(uninterrupted))
+    assert log_points(tmp_path)[-1]["loss"] == log_points(uninterrupted)[-1]["loss"]
 
 
-def test_a_damaged_checkpoint_is_noticed_and_the_one_before_taken(uninterrupted, tmp_path):
-    workdir = tmp_path / "copy"
-    shutil.copytree(uninterrupted, workdir)
-    (workdir / "result.json").unlink()
-    newest = workdir / "checkpoints" / "step-00000024"
+def test_after_signals_and_a_damaged_checkpoint_the_bits_are_the_same(uninterrupted, tmp_path):
+    flags = [*TINY, "--config.train.log_every=1", f"--workdir={tmp_path}"]
+    step = 0
+    for signum, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        process = start(*flags)
+        wait_for_log(tmp_path, step + 7, process)
+        process.send_signal(signum)
+        out, err = process.communicate()
+        assert process.returncode == code
+        assert (f"resuming at step {step}" in out) == (step > 0)
+        assert "stopped at step" in err and "Traceback" not in err
+        step = int(err.split("stopped at step ")[1].split(";")[0])
+        newest = tmp_path / "checkpoints" / f"step-{step:08d}"
+        assert (newest / "manifest.json").exists()
+    before = max(p.name for p in newest.parent.iterdir() if p != newest)
     data = next(newest.glob("state.data*"))
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
     data.write_bytes(content)
-    out = finish(workdir)
-    assert "is damaged" in out and "fell back to the checkpoint of step 18" in out
-    assert_identical(workdir, weights(uninterrupted))
-
-
-@pytest.mark.parametrize("signum, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_the_rerun_goes_on(uninterrupted, tmp_path, signum, code):
-    process = start(*TINY, f"--workdir={tmp_path}")
-    wait_for(lambda: (tmp_path / "metrics.jsonl").exists(), process)
-    process.send_signal(signum)
-    out, err = process.communicate()
-    assert process.returncode == code
-    assert "stopped at step" in err and "Traceback" not in err
-    step = int(err.split("stopped at step ")[1].split(";")[0])
-    assert (tmp_path / "checkpoints" / f"step-{step:08d}" / "manifest.json").exists()
-    assert f"resuming at step {step}" in finish(tmp_path)
+    out = succeeds("pretrain", *flags)
+    assert "is damaged" in out and f"fell back to the checkpoint of step {int(before[5:])}" in out
     assert_identical(tmp_path, weights(uninterrupted))
 
 
 def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
-    flags = [*TINY, "--config.optimizer.learning_rate=1e6", f"--workdir={tmp_path}"]
-    code, out, err = run(*flags, "--config.train.checkpoint_every=1")
-    assert code == 1
-    line = err.strip().splitlines()[-1]
-    assert line.startswith("error: the loss or its gradient became NaN")
-    assert "learning_rate" in line and "Traceback" not in err
+    flags = [*TINY, "--config.optimizer.learning_rate=1e6", "--config.train.checkpoint_every=1"]
+    line = fails("pretrain", *flags, f"--workdir={tmp_path}")
+    assert line.startswith("error: the loss or its gradient became NaN") and "learning_rate" in line
     newest = max((tmp_path / "checkpoints").iterdir())
     assert f"the checkpoint of step {int(newest.name[5:])} is kept" in line
     for name, value in weights(tmp_path, int(newest.name[5:])).items():
@@ -165,8 +151,8 @@ def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def one_replica(finished):
-    return finished([*TINY, *SELFIE_PARITY])
+def one_replica(shared):
+    return shared([*TINY, *SELFIE_PARITY])
 
 
 @pytest.mark.skipif(
@@ -177,26 +163,11 @@ def test_lamb_resumes_and_two_replicas_train_as_one(tmp_path):
     flags = [*SELFIE_PARITY, "--config.optimizer.name=lamb"]
     one, again, two = (tmp_path / name for name in ("one", "again", "two"))
     finish(one, *flags)
-    shutil.copytree(one, again)
-    os.remove(again / "result.json")
-    shutil.rmtree(again / "checkpoints" / "step-00000016")
+    copy_unfinished(one, again, 16)
     assert "resuming at step 12" in finish(again, *flags)
     assert_identical(again, weights(one, 16), 16)
-    finish(two, *flags, "--virtual_devices=2")
+    finish_process(two, *flags, "--virtual_devices=2")
     assert_close(two, one)
-
-
-def test_a_signal_to_one_worker_ends_it_without_waiting_for_the_other(tmp_path):
-    """It cannot save alone: reading the variables takes all workers."""
-    first, second = start_workers(*TINY, *SELFIE_PARITY, f"--workdir={tmp_path}")
-    try:
-        wait_for(lambda: (tmp_path / "metrics.jsonl").exists(), first)
-        second.terminate()
-        _, err = second.communicate(timeout=60)
-        assert second.returncode == 143, err
-        assert "stopped at step" in err and "Traceback" not in err
-    finally:
-        end([first, second])
 
 
 def test_replicas_draw_different_dropout_masks():
@@ -222,11 +193,10 @@ print("different")
 def test_replicas_with_statistics_of_their_own_report_what_they_save(tmp_path):
     """A checkpoint holds their mean."""
     two, again = tmp_path / "two", tmp_path / "again"
-    finish(two, "--virtual_devices=2")
-    shutil.copytree(two, again)
-    (again / "result.json").unlink()
+    finish_process(two, "--virtual_devices=2")
+    copy_unfinished(two, again)
     finish(again)
-    found, expected = (json.loads((p / "result.json").read_text()) for p in (again, two))
+    found, expected = result_of(again), result_of(two)
     assert found["resumed_at"] == STEPS
     assert found["held_out_loss"] == pytest.approx(expected["held_out_loss"], rel=1e-5)
 
@@ -243,7 +213,8 @@ def test_the_parts_of_the_224_run_work_together(tmp_path, rng):
         folder.mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 256, [250, 300, 3], dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{i}.jpg")
-    code, _, err = run(
+    succeeds(
+        "pretrain",
         "--config=configs/selfie_imagenet224.py",
         f"--config.data.name=folder:{tmp_path}/images",
         "--config.model.width=2",
@@ -256,20 +227,13 @@ def test_the_parts_of_the_224_run_work_together(tmp_path, rng):
         "--config.optimizer.learning_rate=0.001",
         f"--workdir={tmp_path}/run",
     )
-    assert code == 0, err
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result = result_of(tmp_path / "run")
     assert result["chance"] == 1 / 12 and result["evaluated_images"] == 2
     shapes = {v.shape for n, v in weights(tmp_path / "run", 2).items() if "embedding" in n}
     assert shapes == {(7, 32)}  # 7 rows and 7 columns, and their momenta
 
 
-def test_what_was_learnt_is_loaded(uninterrupted, tmp_path):
-    model = load_pretrained(str(uninterrupted))
-    stored = weights(uninterrupted)
-    kernel = stored["model/patch_network/stem/conv/kernel/.ATTRIBUTES/VARIABLE_VALUE"]
-    np.testing.assert_array_equal(model.patch_network.stem.conv.kernel, kernel)
-    images = normalize(np.zeros([2, 32, 32, 3], np.uint8), "float32")
-    assert model.patch_network(images).shape == (2, 8, 8, 32)
+def test_a_folder_without_a_run_is_not_loaded(uninterrupted, tmp_path):
     with pytest.raises(UserError, match="no config.json"):
         load_pretrained(str(tmp_path))
     shutil.copy(uninterrupted / "config.json", tmp_path)
@@ -279,34 +243,33 @@ def test_what_was_learnt_is_loaded(uninterrupted, tmp_path):
 
 def test_lost_and_damaged_logs_and_pictures_do_not_stop_a_run(uninterrupted, tmp_path):
     workdir = tmp_path / "copy"
-    shutil.copytree(uninterrupted, workdir)
-    (workdir / "result.json").unlink()
+    copy_unfinished(uninterrupted, workdir)
     (workdir / "metrics.jsonl").unlink()
     (workdir / "figures" / "jigsaw.json").write_text('{"0": [[0]], "a": 3}')
     assert "finished: patch accuracy unknown" in finish(workdir)
-    assert json.loads((workdir / "result.json").read_text())["patch_accuracy"] is None
+    assert result_of(workdir)["patch_accuracy"] is None
 
 
-def test_other_images_in_the_folder_are_noticed(tmp_path, rng):
+def test_other_images_in_the_folder_are_noticed(tmp_path, rng, monkeypatch):
     folder = tmp_path / "images"
     folder.mkdir()
     for i in range(24):
         pixels = rng.integers(0, 256, [16, 16, 3], dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{i}.png")
     flags = [*TINY, f"--config.data.name=folder:{folder}", f"--workdir={tmp_path}/run"]
-    process = start(*flags)
-    wait_for((tmp_path / "run" / "data.json").exists, process)
-    process.kill()
-    process.communicate()
+
+    def stop(*_):
+        raise Interrupted(signal.SIGTERM, "stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "fit", stop)
+        fails("pretrain", *flags, code=143)
     (folder / "23.png").rename(folder / "new.png")
-    code, _, err = run(*flags)
-    assert code == 1 and "other images" in err.splitlines()[-1] and "Traceback" not in err
+    assert "other images" in fails("pretrain", *flags)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_is_one_line(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    code, _, err = run(*TINY, f"--workdir={tmp_path}")
-    line = err.splitlines()[-1]
-    assert code == 1 and "Traceback" not in err
-    assert line.startswith("error: ") and "no space left" in line and str(tmp_path) in line
+    line = fails("pretrain", *TINY, f"--workdir={tmp_path}")
+    assert "no space left" in line and str(tmp_path) in line

@@ -1,0 +1,120 @@
+"""PatchFormer's input, and how it is evaluated on held-out images."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from selfie_tf.config import PatchFormerConfig
+from selfie_tf.data import make_source
+from selfie_tf.data.augment import augment_patches
+from selfie_tf.methods import METHODS
+
+from helpers import held_out_batches, training_batches
+
+METHOD = METHODS["patchformer"]
+OFF = {
+    "jitter": 0,
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "saturation": 0.0,
+    "hue": 0.0,
+    "flip_rate": 0.0,
+    "min_bits": 8,
+    "grayscale_rate": 0.0,
+}
+
+
+def make_config(**augment):
+    config = PatchFormerConfig()
+    config.data.name, config.data.image_size, config.data.crop = "builtin:shapes", 16, "center"
+    config.data.eval_images = 40
+    config.patches.size, config.patches.target_size = 4, 2
+    config.train.batch_size = 16
+    for name, value in augment.items():
+        assert hasattr(config.augment, name)
+        setattr(config.augment, name, value)
+    config.validate()
+    return config
+
+
+def first_batch(config):
+    return next(iter(training_batches(make_source(config.data), config)))
+
+
+def test_noise_is_on_visible_patches_only():
+    plain, noisy = first_batch(make_config(**OFF)), first_batch(make_config())
+    for name in ("context_positions", "target_positions", "target_levels"):
+        np.testing.assert_array_equal(noisy[name], plain[name], err_msg=name)
+    same = np.all(noisy["context_patches"] == plain["context_patches"], axis=(2, 3, 4))
+    assert same.mean() < 0.05
+
+
+def test_noise_differs_by_image_and_epoch_and_is_not_the_masks():
+    """The pixels are the same at all positions, and nothing else uses the seed of the noise."""
+    config = make_config(**{**OFF, "brightness": 1.0})
+    image = tf.fill([16, 16, 3], tf.constant(128, tf.uint8))
+    seeds = [tf.constant([0, i], tf.int64) for i in range(4)]
+    noisy = [
+        METHOD.make_input(image, config, seed, training=True)["context_patches"].numpy()
+        for seed in seeds
+    ]
+    assert len({x.tobytes() for x in noisy}) == 4
+    direct = augment_patches(
+        tf.fill([8, 4, 4, 3], tf.constant(128, tf.uint8)), config.augment, [0, 0]
+    )
+    assert (direct.numpy() != noisy[0]).any()
+
+
+def test_each_switch_turns_its_noise_on():
+    plain = first_batch(make_config(**OFF))["context_patches"].numpy()
+    on = PatchFormerConfig().augment
+    for name in OFF:
+        noisy = first_batch(make_config(**{**OFF, name: getattr(on, name)}))
+        assert (noisy["context_patches"].numpy() != plain).any(), name
+
+
+def test_held_out_images_have_no_noise_and_targets_are_the_images():
+    config = make_config()
+    source = make_source(config.data)
+    (batch,) = held_out_batches(source, config, 4, 4, crop=False)
+    for b in range(4):
+        image = batch["original"][b].numpy()
+        for t, position in enumerate(batch["target_positions"][b].numpy()):
+            row, column = 4 * (position // 4), 4 * (position % 4)
+            middle = image[row + 1 : row + 3, column + 1 : column + 3]
+            expected = tf.image.rgb_to_grayscale(middle)[..., 0] // 64
+            np.testing.assert_array_equal(batch["target_levels"][b, t], expected)
+
+
+def test_held_out_metrics_match_a_loop():
+    """With predictions that are right at every third position."""
+    config = make_config()
+    source = make_source(config.data)
+
+    def logits(batch):
+        right = (batch["target_positions"] % 3 == 0)[..., None, None]
+        levels = tf.where(right, batch["target_levels"], (batch["target_levels"] + 1) % 4)
+        return 3.0 * tf.one_hot(levels, 4)
+
+    found = METHOD.evaluate(config, source, logits)
+    (batch,) = held_out_batches(source, config, 40, 40, crop=False)
+    batch = {name: tensor.numpy() for name, tensor in batch.items()}
+    right, loss, by_image = [], [], []
+    for b in range(40):
+        visible = [
+            int(level)
+            for patch in batch["context_patches"][b]
+            for level in (tf.image.rgb_to_grayscale(patch)[..., 0].numpy() // 64).ravel()
+        ]
+        guess = max(range(4), key=visible.count)
+        by_image.append(np.mean(batch["target_levels"][b] == guess))
+        for position in batch["target_positions"][b]:
+            hit = position % 3 == 0
+            right.append(hit)
+            loss.append(np.log(np.exp(3.0) + 3) - 3.0 * hit)
+    levels = batch["target_levels"].ravel().tolist()
+    assert found["evaluated_images"] == 40
+    assert found["pixel_accuracy"] == pytest.approx(np.mean(right), abs=1e-6)
+    assert found["held_out_loss"] == pytest.approx(np.mean(loss), rel=1e-5)
+    assert found["baseline_accuracy"] == max(levels.count(k) for k in range(4)) / len(levels)
+    assert found["image_baseline_accuracy"] == pytest.approx(np.mean(by_image))
