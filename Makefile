@@ -1,18 +1,20 @@
-# make quickstart: a small Selfie, from nothing to a classifier and pictures. make test: lint and all tests.
+# make quickstart: a small Selfie, from nothing to a classifier and pictures. make help: all targets.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help quickstart lint test test-tpu-lane test-addons-lane test-aot check-tpu tpu-table docs clean
+.PHONY: help quickstart lint check test test-tpu-lane test-addons-lane test-aot check-tpu tpu-table docs clean
 
 help:
-	@echo "make quickstart   make $(VENV) if missing, pretrain on built-in images, finetune, export, compare"
-	@echo "make test         make $(VENV) if missing, lint, run all tests"
-	@echo "make test-tpu-lane, test-addons-lane"
-	@echo "                  all tests with the TensorFlow of TPUs, and that of TensorFlow Addons"
+	@echo "make quickstart   pretrain on built-in images, finetune, export, compare"
+	@echo "make check        lint, and the tests that start no process"
+	@echo "make test         lint, and all tests"
 	@echo "make docs         build the documentation into build/docs"
-	@echo "make check-tpu    compile the paper's train steps for TPUs; needs none"
-	@echo "make clean        remove all of these and runs/quickstart"
+	@echo "make test-tpu-lane, test-addons-lane"
+	@echo "                  all tests with the TensorFlow of TPUs, and with that of TensorFlow Addons"
+	@echo "make check-tpu    compile the papers' train steps for TPUs; needs none"
+	@echo "make clean        remove what these made: environments, build and runs/quickstart"
+	@echo "Each first makes the virtual environment that it needs, $(VENV) for most."
 
 # make_venv FOLDER,REQUIREMENTS,OLDEST,NEWEST: of Python 3
 define make_venv
@@ -45,7 +47,7 @@ FINETUNE := $(BIN)/python bin/finetune.py --config=configs/finetune_quickstart.p
 quickstart: $(VENV)/.installed
 	$(BIN)/python bin/pretrain.py --config=configs/quickstart.py --workdir=$(RUNS)/pretrained
 	$(FINETUNE) --config.init_from=$(RUNS)/pretrained --workdir=$(RUNS)/finetuned
-	$(FINETUNE) --workdir=$(RUNS)/scratch
+	$(FINETUNE) --config.init_from=$(RUNS)/pretrained --config.from_scratch=True --workdir=$(RUNS)/scratch
 	test -d $(RUNS)/export || $(BIN)/python bin/export.py --workdir=$(RUNS)/finetuned --output=$(RUNS)/export
 	@echo
 	@echo "The same small network on 5 % of the labels, pretrained without labels and from scratch:"
@@ -54,7 +56,7 @@ quickstart: $(VENV)/.installed
 	@echo
 	@echo "Look at"
 	@echo "  $(RUNS)/comparison.png                  training loss, test loss, test accuracy"
-	@echo "  $(RUNS)/pretrained/figures/jigsaw.png   hidden patches, put where the model puts them"
+	@echo "  $(RUNS)/pretrained/figures/jigsaw.png   hidden patches, where the model puts them"
 	@echo "  $(RUNS)/export/README.md                the classifier as a SavedModel, and its card"
 	@echo "Next, your own images:"
 	@echo "  $(BIN)/python bin/pretrain.py --config=configs/quickstart.py \\"
@@ -68,6 +70,10 @@ lint: $(VENV)/.installed
 TESTS ?= tests
 PYTEST := -m pytest -n 2 --dist=loadfile $(TESTS)
 
+check: lint
+	$(BIN)/python -m pytest -n 2 --dist=worksteal tests/unit
+	@echo "Lint and the tests that start no process passed. Next: make test"
+
 test: lint
 	$(BIN)/python $(PYTEST)
 	@echo "Lint and all tests passed. Next: make quickstart"
@@ -79,7 +85,7 @@ test-addons-lane: $(VENV)-addons/.installed
 	$(VENV)-addons/bin/python $(PYTEST)
 
 test-aot: $(VENV)-aot/.installed
-	$(VENV)-aot/bin/python -m pytest tests/test_tpu.py
+	$(VENV)-aot/bin/python -m pytest tests/unit/test_tpu.py
 
 CHECKED := selfie_cifar10 selfie_imagenet224 patchformer_imagenet224
 
@@ -89,7 +95,7 @@ check-tpu: test-aot
 	    --config.train.precision=mixed_bfloat16 --topology=v3:2x2,v5e:2x4 || exit; \
 	done
 
-# docs/TPU.md's table; an hour or more on two cores. Interrupted, it goes on with the next config.
+# docs/TPU.md's table; an hour or more on two cores. After an interruption it resumes with the next config.
 TABLE := selfie_cifar10 selfie_imagenet32 selfie_imagenet224 patchformer_imagenet224 finetune_imagenet224
 FIGURES := $(TABLE:%=build/tpu/%.json)
 
@@ -98,7 +104,7 @@ build/tpu/%.json: configs/%.py $(wildcard selfie_tf/*.py selfie_tf/*/*.py) | $(V
 	rm -f $@
 	$(VENV)-aot/bin/python bin/check_tpu.py --config=$< --json=$@ \
 	  --config.train.precision=mixed_bfloat16 \
-	  --topology=v2:2x2,v3:2x2,v4:2x2x1,v5e:2x4,v6e:2x4 || test -f $@  # a rejection is a figure, too
+	  --topology=v2:2x2,v3:2x2,v4:2x2x1,v5e:2x4,v6e:2x4 || test -f $@  # a rejection is a result, too
 
 tpu-table: $(FIGURES)
 	$(VENV)-aot/bin/python -m selfie_tf.benchmarks.tpu.report docs/TPU.md $(FIGURES)
