@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import logging
 import os
 import re
 import shutil
@@ -85,21 +84,15 @@ SELFIE_PARITY = [*PARITY, "--config.model.logit_scale=sqrt_dim"]
 def call(command, *flags):
     """Runs a command in this process, at the cost of no start: (exit code, stdout, stderr).
 
-    What a command leaves behind in TensorFlow is put back, except for op determinism, which cannot
-    be switched off.
+    It leaves behind only what cannot be switched off again, op determinism.
     """
     out, err = io.StringIO(), io.StringIO()
     policy = keras.mixed_precision.global_policy()
-    loggers = [logging.getLogger(name) for name in (None, "tensorflow", "absl")]
-    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = cli.main([command, *map(str, flags)])
     finally:
         keras.mixed_precision.set_global_policy(policy)
-        for logger, level, handlers in before:
-            logger.setLevel(level)
-            logger.handlers[:] = handlers
     return code, out.getvalue(), err.getvalue()
 
 
