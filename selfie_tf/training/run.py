@@ -190,6 +190,8 @@ def versions() -> dict:
     root = os.path.dirname(os.path.dirname(os.path.abspath(selfie_tf.__file__)))
 
     def git(*arguments):
+        if not os.path.exists(os.path.join(root, ".git")):  # installed, maybe into a repository
+            return None
         try:
             command = ["git", "-C", root, *arguments]
             return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).strip()

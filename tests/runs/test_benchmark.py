@@ -2,13 +2,15 @@ import json
 import os
 import signal
 import sys
+import time
 
 import pytest
 
-from selfie_tf import scaling
-from selfie_tf.benchmarks.speed import benchmark, decoder_flop, gflop_per_image, patch_network_flop
+from selfie_tf.benchmarks import replicas
+from selfie_tf.benchmarks.speed import benchmark, gflop_per_image
 from selfie_tf.config import PatchFormerConfig, SelfieConfig
 from selfie_tf.errors import UserError
+from selfie_tf.models.flops import decoder_flop, patch_network_flop
 
 from helpers import TINY, run, start, wait_for
 
@@ -119,7 +121,7 @@ def test_a_killed_process_of_several_is_called_that(monkeypatch, tmp_path, tiny_
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     with pytest.raises(UserError, match="1 replicas a process ended with code -9: killed, perhaps"):
-        scaling.scaling(tiny_config, 0.1, [], [2])
+        replicas.scaling(tiny_config, 0.1, [], [2])
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="looks for children in /proc")
@@ -140,6 +142,7 @@ def test_sigterm_leaves_no_process_behind():
             return b""
 
     wait_for(children, process)
+    time.sleep(1)  # the child is known to its parent by now, not only to /proc
     found = children()
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
