@@ -1,6 +1,8 @@
 """What several test files share: tiny runs, commands, and what runs leave behind."""
 
 import contextlib
+import dataclasses
+import inspect
 import io
 import json
 import os
@@ -254,6 +256,17 @@ def assert_close(workdir, expected):
     found = weights(workdir, 16)
     for name, value in weights(expected, 16).items():
         np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+
+
+def constructor_defaults(model_class):
+    """{argument: default} of all that a model's constructor takes, but not what Keras adds."""
+    parameters = inspect.signature(model_class.__init__).parameters
+    own = {k: p.default for k, p in parameters.items() if k not in ("self", "kwargs")}
+    network = {}
+    if hasattr(model_class, "network_defaults"):
+        network = dataclasses.asdict(model_class.network_defaults)
+    assert not own.keys() & network.keys()
+    return {**network, **own}
 
 
 def make_tiny_config():

@@ -1,27 +1,29 @@
 """Attention blocks (section 2.2), and a dropout whose state lives in the checkpoint.
 
-Of our own, since Keras's dropout (which its MultiHeadAttention brings along) draws from a generator
-that tf.train.Checkpoint does not save: a resumed run would drop other units.
+Keras's own dropout, which its MultiHeadAttention contains, draws from a generator that
+tf.train.Checkpoint does not save: a resumed run would drop other units.
 """
 
 import tensorflow as tf
 import tf_keras as keras
 
+from selfie_tf.layers.building import build
+
 
 def at_least_float32(x: tf.Tensor) -> tf.Tensor:
-    """Casts bfloat16 and float16 to float32; leaves float32 and float64 as they are."""
+    """Casts bfloat16 and float16 to float32, and leaves float32 and float64 as they are."""
     return x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
 
 
 class StatelessDropout(keras.layers.Layer):
-    """Dropout drawn from (seed, replica, number of training calls so far).
+    """Dropout that is a function of the seed, the replica and the number of training calls so far.
 
-    The count is a non-trainable weight, so checkpoints carry it and a resumed run draws what the
-    uninterrupted one would have drawn.
+    The number of calls is a non-trainable weight. Checkpoints hold it, so a resumed run drops what
+    the uninterrupted one would have dropped.
 
     Args:
-      rate: part of the units set to zero; the others are scaled by 1 / (1 - rate).
-      seed: int; layers of one model need different ones.
+      rate: Fraction of units that is set to zero; the others are scaled by 1 / (1 - rate).
+      seed: int; must differ among the layers of a model.
     """
 
     def __init__(self, rate: float, seed: int = 0, **kwargs):
@@ -40,7 +42,7 @@ class StatelessDropout(keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training=None) -> tf.Tensor:
-        """Drops units of `inputs` (float, any shape) if `training`; else returns them."""
+        """Drops units of `inputs` (float, of any shape) if `training`, else returns them."""
         if training is None:
             training = keras.backend.learning_phase()
         if not self.rate or (isinstance(training, (bool, int)) and not training):
@@ -64,21 +66,22 @@ class StatelessDropout(keras.layers.Layer):
 
 
 class PatchDropout(StatelessDropout):
-    """Leaves out round(rate * N) of each image's N patches, others at each training call.
+    """Draws which of each image's patches to keep, anew at each training call.
 
-    Arguments and randomness as `StatelessDropout`; nothing is scaled. Has no `call`.
+    round(rate * N) of N patches are left out. Arguments and randomness are those of
+    `StatelessDropout`, but nothing is scaled, and there is no `call`.
     """
 
     def kept(self, batch_size: tf.Tensor, count: int, training: bool = False) -> tf.Tensor:
         """Draws the patches to keep.
 
         Args:
-          batch_size: int32 scalar, B.
-          count: N.
-          training: bool; the result's shape depends on it.
+          batch_size: Number of images B, an int32 scalar.
+          count: Patches per image, N.
+          training: Whether patches are left out. A bool, as the result's shape depends on it.
 
         Returns:
-          positions int32 `[B, K]`, ascending; K = N - round(rate * N) in training, else N.
+          Positions int32 `[B, K]`, ascending. K is N - round(rate * N) in training, else N.
         """
         kept = count - round(self.rate * count) if training else count
         if kept == count:
@@ -88,13 +91,13 @@ class PatchDropout(StatelessDropout):
 
 
 class LayerNorm(keras.layers.Layer):
-    """Layer normalisation over the last axis, then scale and offset; computed in float32.
+    """Layer normalisation over the last axis, then scale and offset, computed in float32.
 
-    Not Keras's, which goes through fused batch normalisation: on CPU the gradient of that depends
-    on how threads happen to share it when each "batch" is one vector, so that two runs differ.
+    Keras's own goes through fused batch normalisation. Where each "batch" is one vector, the
+    gradient of that depends on how CPU threads happen to share the work, so that two runs differ.
 
     Args:
-      epsilon: added to the variance.
+      epsilon: Added to the variance.
     """
 
     def __init__(self, epsilon: float = 1e-6, **kwargs):
@@ -110,7 +113,7 @@ class LayerNorm(keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Args: inputs float `[..., D]`. Returns: the same shape and dtype."""
+        """Normalises `inputs` (float `[..., D]`); the result has the same shape and dtype."""
         x = at_least_float32(inputs)
         x -= tf.reduce_mean(x, axis=-1, keepdims=True)
         variance = tf.reduce_mean(tf.square(x), axis=-1, keepdims=True)
@@ -125,9 +128,9 @@ class MultiHeadAttention(keras.layers.Layer):
     """Multi-head scaled dot-product attention with dropout on the attention weights.
 
     Args:
-      num_heads: must divide the input's width.
-      dropout_rate: of the attention weights.
-      seed: int, of the dropout.
+      num_heads: Attention heads; must divide the input's width.
+      dropout_rate: Fraction of the attention weights that is dropped.
+      seed: Seed of the dropout.
     """
 
     def __init__(self, num_heads: int, dropout_rate: float = 0.1, seed: int = 0, **kwargs):
@@ -140,12 +143,10 @@ class MultiHeadAttention(keras.layers.Layer):
             raise ValueError(f"num_heads={self.num_heads} does not divide the width {dim}")
         for name in ("query", "key", "value", "output"):
             layer = keras.layers.Dense(dim, name=name)
-            with tf.name_scope(name):
-                layer.build(input_shape)
+            build(layer, input_shape)
             setattr(self, f"{name}_projection", layer)
         self.dropout = StatelessDropout(self.dropout_rate, self.seed, name="dropout")
-        with tf.name_scope("dropout"):
-            self.dropout.build(None)
+        build(self.dropout, None)
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, context=None, training=None) -> tf.Tensor:
@@ -153,7 +154,8 @@ class MultiHeadAttention(keras.layers.Layer):
 
         Args:
           inputs: float `[B, N, D]`.
-          context: float `[B, M, D]`; None for self-attention, over `inputs`.
+          context: float `[B, M, D]`; None attends over `inputs` (self-attention).
+          training: Whether dropout is on.
 
         Returns:
           `[B, N, D]`.
@@ -184,16 +186,17 @@ class MultiHeadAttention(keras.layers.Layer):
 
 
 class AttentionBlock(keras.layers.Layer):
-    """One block of A: attention, then two dense layers with GELU between, both post-LN.
+    """One block of A: attention, then two dense layers with GELU between them.
 
-    As BERT, which section 2.2 names as the design: dropout, residual connection and layer norm
-    after the attention and again after the dense layers.
+    As in BERT, which section 2.2 names as the design: dropout, residual connection and layer norm
+    follow the attention, and again the dense layers.
 
     Args:
-      num_heads: must divide the input's width D.
-      mlp_dim: width of the intermediate layer.
-      dropout_rate: of the attention weights and before each residual connection.
-      seed: int; the block's three dropouts use 3*seed, 3*seed + 1 and 3*seed + 2.
+      num_heads: Attention heads; must divide the input's width D.
+      mlp_dim: Width of the intermediate layer.
+      dropout_rate: Fraction dropped of the attention weights, and of the units before each residual
+        connection.
+      seed: int; the block's three dropouts use 3 * seed, 3 * seed + 1 and 3 * seed + 2.
     """
 
     def __init__(
@@ -225,12 +228,11 @@ class AttentionBlock(keras.layers.Layer):
             (self.output_dropout, narrow),
             (self.output_norm, narrow),
         ):
-            with tf.name_scope(layer.name):
-                layer.build(shape)
+            build(layer, shape)
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, context=None, training=None) -> tf.Tensor:
-        """Arguments and result as those of `MultiHeadAttention.call`."""
+        """Arguments and result are those of `MultiHeadAttention.call`."""
         x = self.attention(inputs, context, training=training)
         x = self.attention_norm(inputs + self.attention_dropout(x, training=training))
         y = self.output_dense(self.intermediate(x))  # [B, N, mlp_dim] -> [B, N, D]
@@ -247,14 +249,14 @@ class AttentionBlock(keras.layers.Layer):
 
 
 class Transformer(keras.layers.Layer):
-    """`num_layers` attention blocks, each over the output of the one before.
+    """A sequence of attention blocks.
 
     Args:
-      num_layers: attention blocks.
-      num_heads: must divide the input's width D.
-      mlp_dim: width of the blocks' intermediate layer.
-      dropout_rate: see `AttentionBlock`.
-      seed: int, first of the blocks' seeds.
+      num_layers: Number of blocks.
+      num_heads: Attention heads; must divide the input's width D.
+      mlp_dim: Width of the blocks' intermediate layers.
+      dropout_rate: See `AttentionBlock`.
+      seed: Seed of the first block; the others count on from it.
     """
 
     def __init__(
@@ -276,12 +278,11 @@ class Transformer(keras.layers.Layer):
 
     def build(self, input_shape):
         for block in self.blocks:
-            with tf.name_scope(block.name):
-                block.build(input_shape)
+            build(block, input_shape)
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training=None) -> tf.Tensor:
-        """Args: inputs float `[B, N, D]`. Returns: `[B, N, D]`."""
+        """Runs the blocks over `inputs`, float `[B, N, D]`; the result has the same shape."""
         x = inputs
         for block in self.blocks:
             x = block(x, training=training)

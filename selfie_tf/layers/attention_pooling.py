@@ -1,15 +1,17 @@
-"""Attention pooling: into one vector (the network A of Selfie, section 2.2), or one a query."""
+"""Attention pooling: into one vector (Selfie's network A, section 2.2), or one per query."""
 
 import tensorflow as tf
 import tf_keras as keras
 
 from selfie_tf.layers.attention import AttentionBlock, LayerNorm, Transformer
+from selfie_tf.layers.building import build
 
 
 class AttentionPooling(Transformer):
-    """Pools N vectors into one: a learned u0 joins them, attention blocks run, u0's output is u.
+    """Pools N vectors into one with a Transformer.
 
-    Arguments as `Transformer`.
+    A learned vector u0 joins the N vectors; the Transformer's output at u0 is the pooled vector u.
+    The arguments are those of `Transformer`.
     """
 
     def build(self, input_shape):
@@ -20,7 +22,15 @@ class AttentionPooling(Transformer):
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training=None) -> tf.Tensor:
-        """Args: inputs float `[B, N, D]`. Returns: u, `[B, D]`."""
+        """Pools the vectors of each image.
+
+        Args:
+          inputs: float `[B, N, D]`.
+          training: Whether dropout is on.
+
+        Returns:
+          u, `[B, D]`.
+        """
         u0 = tf.broadcast_to(
             tf.cast(self.u0, inputs.dtype), [tf.shape(inputs)[0], 1, inputs.shape[-1]]
         )
@@ -29,17 +39,17 @@ class AttentionPooling(Transformer):
 
 
 class QueryPooling(keras.layers.Layer):
-    """Pools N vectors once for each of T locations, by attention from a query of the location.
+    """Pools N vectors once per location, with a query that attends over them.
 
-    The query is a learned vector plus the location's position embedding, normalised; one attention
-    block lets it attend over the vectors. PatchFormer's "attention-pooled context vectors"
-    (section 2.1): the plural is read as one a location.
+    The query of a location is a learned vector plus the location's position embedding, normalised.
+    One attention block lets it attend over the N vectors. These are PatchFormer's "attention-pooled
+    context vectors" (section 2.1), where the plural is read as one per location.
 
     Args:
-      num_heads: must divide the input's width D.
-      mlp_dim: width of the block's intermediate layer.
-      dropout_rate: see `AttentionBlock`.
-      seed: int, the block's.
+      num_heads: Attention heads; must divide the input's width D.
+      mlp_dim: Width of the block's intermediate layer.
+      dropout_rate: See `AttentionBlock`.
+      seed: Seed of the block, see `AttentionBlock`.
     """
 
     def __init__(
@@ -62,16 +72,16 @@ class QueryPooling(keras.layers.Layer):
             "query", [dim], initializer=keras.initializers.TruncatedNormal(stddev=0.02)
         )
         for layer in (self.query_norm, self.block):
-            with tf.name_scope(layer.name):
-                layer.build([None, None, dim])
+            build(layer, [None, None, dim])
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, locations: tf.Tensor, training=None) -> tf.Tensor:
-        """Pools `inputs` for each location.
+        """Pools the vectors of each image once per location.
 
         Args:
           inputs: float `[B, N, D]`.
-          locations: position embeddings `[B, T, D]`.
+          locations: Position embeddings of the locations, `[B, T, D]`.
+          training: Whether dropout is on.
 
         Returns:
           `[B, T, D]`.

@@ -3,20 +3,25 @@
 import tensorflow as tf
 import tf_keras as keras
 
+from selfie_tf.layers.building import build
 from selfie_tf.layers.resnet import EXPANSION, BottleneckUnit, NormReLU
 
 
 class UpsamplingDecoder(keras.layers.Layer):
-    """Doubles a 1x1 map until it is `size` x `size`, a bottleneck unit each time.
+    """Doubles a 1x1 map until it is `size` x `size`, with a bottleneck unit after each doubling.
 
-    PatchFormer (section 2.1) says "a regular residual upsampling decoder" and no more. Here each
-    stage repeats every pixel 2x2 (nearest neighbour), then a pre-activation bottleneck unit, as in
-    P, halves the channels.
+    PatchFormer (section 2.1) only says "a regular residual upsampling decoder". Here each stage
+    repeats every pixel 2x2 (nearest neighbour). A pre-activation bottleneck unit, as in P, then
+    halves the channels.
 
     Args:
-      size: side of the map, a power of two.
-      num_outputs: channels of the map, K.
-      norm_momentum, synchronized: of batch normalisation, see `layers.resnet.ResNetV2`.
+      size: Side of the map in pixels, a power of two from 2 up.
+      num_outputs: Channels of the map, K.
+      norm_momentum: Momentum of batch normalisation's moving statistics.
+      synchronized: Whether batch statistics are taken over all replicas.
+
+    Raises:
+      ValueError: If `size` is no power of two.
     """
 
     def __init__(self, size, num_outputs, norm_momentum=0.9, synchronized=False, **kwargs):
@@ -38,21 +43,27 @@ class UpsamplingDecoder(keras.layers.Layer):
                 name=f"unit{stage + 1}",
             )
             side = 2 ** (stage + 1)
-            with tf.name_scope(unit.name):
-                unit.build([None, side, side, channels])
+            build(unit, [None, side, side, channels])
             self.units.append(unit)
             channels = EXPANSION * unit.filters
         self.final_norm = NormReLU(self.norm_momentum, self.synchronized, name="final_norm")
-        # Logits in float32 also under mixed precision.
+        # Logits are float32 also under mixed precision.
         dtype = None if self.compute_dtype == "float64" else "float32"
         self.output_dense = keras.layers.Dense(self.num_outputs, dtype=dtype, name="output")
         for layer in (self.final_norm, self.output_dense):
-            with tf.name_scope(layer.name):
-                layer.build([None, self.size, self.size, channels])
+            build(layer, [None, self.size, self.size, channels])
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training=None) -> tf.Tensor:
-        """Args: inputs float `[N, D]`. Returns: `[N, size, size, K]`, float32 (or float64)."""
+        """Decodes vectors to maps.
+
+        Args:
+          inputs: float `[N, D]`.
+          training: Whether batch normalisation uses the batch's statistics.
+
+        Returns:
+          Logits `[N, size, size, K]`, float32 (or float64).
+        """
         x = inputs[:, None, None]  # [N, 1, 1, D]
         for unit in self.units:
             x = tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)  # [N, 2 h, 2 w, channels]

@@ -1,15 +1,16 @@
-"""Position embeddings: a vector a patch, or the sum of a row and a column vector (section 2.2)."""
+"""Position embeddings: one per patch, or the sum of a row's and a column's (section 2.2)."""
 
 import tensorflow as tf
 import tf_keras as keras
 
 
 class LearnedPositions(keras.layers.Layer):
-    """One learned vector for each of a grid's positions (the paper's choice for 32x32 images).
+    """One learned vector per position of a grid (the paper's choice for 32x32 images).
 
     Args:
-      rows, columns: of the grid.
-      dim: D, width of a vector.
+      rows: Rows of the grid.
+      columns: Columns of the grid.
+      dim: Width of a vector, D.
     """
 
     def __init__(self, rows: int, columns: int, dim: int, **kwargs):
@@ -23,10 +24,10 @@ class LearnedPositions(keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, positions: tf.Tensor) -> tf.Tensor:
-        """Looks the vectors up.
+        """Looks up the vectors of positions.
 
         Args:
-          positions: int `[...]`, row * columns + column.
+          positions: int `[...]`, each row * columns + column.
 
         Returns:
           `[..., D]` in the compute dtype.
@@ -43,9 +44,9 @@ class LearnedPositions(keras.layers.Layer):
 
 
 class FactorizedPositions(LearnedPositions):
-    """A learned vector for each row plus one for each column (the paper's choice for 7x7 grids).
+    """One learned vector per row plus one per column (the paper's choice for 7x7 grids).
 
-    14 vectors instead of 49. Arguments and call as `LearnedPositions`.
+    A 7x7 grid has 14 vectors instead of 49. Arguments and `call` are those of `LearnedPositions`.
     """
 
     def build(self, input_shape):
@@ -64,13 +65,13 @@ class FactorizedPositions(LearnedPositions):
 
 
 def _initializer():
-    # BERT's; the paper says nothing of it.
+    # That of BERT; the paper names none.
     return keras.initializers.TruncatedNormal(stddev=0.02)
 
 
 def _look_up(embedding, positions, dtype):
-    # A product with one-hot rows, not a gather: its gradient is dense, so that momentum reaches
-    # every row at every step, and it is a matrix product on TPU.
+    # A product with one-hot vectors instead of a gather: its gradient is dense, so that momentum
+    # reaches every embedding at every step, and on TPU it is a matrix product.
     return tf.matmul(
         tf.one_hot(positions, embedding.shape[0], dtype=dtype), tf.cast(embedding, dtype)
     )

@@ -8,51 +8,53 @@ the supervised baseline.
 import tensorflow as tf
 import tf_keras as keras
 
+from selfie_tf.layers.building import build, build_chain
+
 UNITS_PER_GROUP = (3, 4, 6, 3)  # ResNet-50
 STRIDES_PER_GROUP = (1, 2, 2, 2)
-EXPANSION = 4  # output channels of a bottleneck unit / its filters
+EXPANSION = 4  # output channels of a bottleneck unit, divided by its filters
 
 
 def convolve(inputs, kernel, strides=1):
-    """'SAME' convolution, written as matrix products where the static shapes make that faster.
+    """Convolves with 'SAME' padding, by matrix products where static shapes make that faster.
 
     Args:
       inputs: float `[N, H, W, C]`; H and W may be unknown.
-      kernel: `[kh, kw, C, F]` of the same dtype.
-      strides: int.
+      kernel: `[kh, kw, C, F]`, of the same dtype.
+      strides: Stride in both directions.
 
     Returns:
       `[N, ceil(H / strides), ceil(W / strides), F]`.
     """
     # Speed-ups are over `tf.nn.conv2d`, forward and backward, in float32 / mixed_bfloat16, on a
-    # two-core AVX-512 CPU with 1,024 patches at the widths of P. Elsewhere conv2d is the faster.
+    # two-core AVX-512 CPU with 1,024 patches at the widths of P. For other shapes conv2d is faster.
     kernel_size, map_size = tuple(kernel.shape[:2]), tuple(inputs.shape[1:3])
     if kernel_size == (1, 1):  # 1.0 to 1.2 / 1.0 to 1.7 times; with strides 1.2 to 1.5 / 1.6 to 2.1
         if strides > 1:
-            # Picks every second position; by `inputs[:, ::2, ::2]` the whole is half as fast.
+            # Picks every second position; with `inputs[:, ::2, ::2]` the whole is half as fast.
             inputs = tf.nn.avg_pool2d(inputs, 1, strides, "VALID")  # [N, h, w, C]
         return tf.tensordot(inputs, kernel[0, 0], 1)  # [N, h, w, F]
     if kernel_size == (3, 3):
         if map_size == (1, 1):
             strides = 1  # one position either way
-        # 2.3 / 2.5 times on 2x2 maps, 1.1 / 1.7 times from 4x4 to 2x2. On the smaller ones also
-        # because conv2d's bfloat16 kernel gradient at 1x1 outputs holds NaN now and then on CPU.
+        # 2.3 / 2.5 times on 2x2 maps, 1.1 / 1.7 times from 4x4 to 2x2. Smaller maps also because
+        # on CPU conv2d's bfloat16 kernel gradient at 1x1 outputs holds NaN now and then.
         if (*map_size, strides) in ((1, 1, 1), (2, 2, 1), (2, 2, 2), (4, 4, 2)):
             return _convolve_by_rows(inputs, kernel, strides)
     return tf.nn.conv2d(inputs, kernel, strides, "SAME")
 
 
 def _convolve_by_rows(inputs, kernel, strides):
-    """Each output row is one matrix product of the up to three input rows that it sees.
+    """Computes each output row as one matrix product of the up to three input rows that it sees.
 
-    Worth it where rows are so short that few of the products are with zeros, and rows that 'SAME'
-    pads are skipped. Strides divide the map, so its padding is 1 before (stride 1) or 0 (stride 2).
+    This pays where rows are so short that few of the products are with zeros. Rows of padding are
+    skipped. Strides divide the map, so 'SAME' pads 1 row before (stride 1) or none (stride 2).
     """
     height, width, channels = inputs.shape[1:]
     filters = kernel.shape[3]
     out_height, out_width = height // strides, width // strides
     before = 2 - strides
-    # Input column j weighs on output column x by the kernel's column j - strides * x + before.
+    # Input column j meets output column x at the kernel's column j - strides * x + before.
     padded = tf.pad(kernel, [[0, 0], [width, width], [0, 0], [0, 0]])
     starts = [width + before - strides * x for x in range(out_width)]
     band = tf.stack([padded[:, start : start + width] for start in starts], axis=3)
@@ -72,9 +74,9 @@ class Convolution(keras.layers.Conv2D):
     """2-D convolution without bias, 'SAME' padding, He-normal kernel `[kh, kw, in, out]`.
 
     Args:
-      filters: int, output channels.
-      kernel_size: int, side of the square kernel.
-      strides: int, equal in both directions.
+      filters: Output channels.
+      kernel_size: Side of the square kernel.
+      strides: Stride in both directions.
     """
 
     def __init__(self, filters, kernel_size, strides=1, **kwargs):
@@ -103,8 +105,8 @@ class NormReLU(keras.layers.Layer):
     """Batch normalisation over all but the channel axis, then ReLU.
 
     Args:
-      momentum: float, of the moving statistics.
-      synchronized: bool, whether the batch statistics are taken over all replicas.
+      momentum: Momentum of the moving statistics.
+      synchronized: Whether batch statistics are taken over all replicas.
     """
 
     def __init__(self, momentum=0.9, synchronized=False, **kwargs):
@@ -116,7 +118,7 @@ class NormReLU(keras.layers.Layer):
         )
 
     def build(self, input_shape):
-        _build(self.norm, input_shape)
+        build(self.norm, input_shape)
         super().build(input_shape)
 
     def call(self, inputs, training=None):
@@ -138,12 +140,15 @@ class BottleneckUnit(keras.layers.Layer):
     nothing follows the addition.
 
     Args:
-      filters: int, channels of the 3x3 convolution; the output has 4 times as many.
-      strides: int, of the 3x3 convolution and of the projection.
-      project: bool, whether the shortcut is a 1x1 convolution of the pre-activated input instead
-        of the input itself; needed where the shape changes.
-      norm_momentum: float, of the moving statistics of batch normalisation.
-      synchronized: bool, whether batch statistics are taken over all replicas.
+      filters: Channels of the 3x3 convolution; the output has 4 times as many.
+      strides: Stride of the 3x3 convolution and of the projection.
+      project: Whether the shortcut is a 1x1 convolution of the pre-activated input, instead of the
+        input itself. Needed where the shape changes.
+      norm_momentum: Momentum of batch normalisation's moving statistics.
+      synchronized: Whether batch statistics are taken over all replicas.
+
+    Raises:
+      ValueError: If `strides` changes the shape and `project` is False.
     """
 
     def __init__(
@@ -168,15 +173,14 @@ class BottleneckUnit(keras.layers.Layer):
 
     def build(self, input_shape):
         if self.project:
-            _build(self.projection, input_shape)
+            build(self.projection, input_shape)
         elif input_shape[-1] != EXPANSION * self.filters:
             raise ValueError(
                 f"without a projection the input must have 4 * filters = "
                 f"{EXPANSION * self.filters} channels, got input shape {tuple(input_shape)}"
             )
-        shape = input_shape
-        for layer in (self.norm1, self.conv1, self.norm2, self.conv2, self.norm3, self.conv3):
-            shape = _build(layer, shape)
+        layers = (self.norm1, self.conv1, self.norm2, self.conv2, self.norm3, self.conv3)
+        build_chain(layers, input_shape)
         super().build(input_shape)
 
     def call(self, inputs, training=None):
@@ -202,14 +206,14 @@ class BottleneckUnit(keras.layers.Layer):
 
 
 class ResNetGroup(keras.layers.Layer):
-    """`num_units` bottleneck units; the first one projects its shortcut and applies the stride.
+    """A sequence of bottleneck units; the first projects its shortcut and applies the stride.
 
     Args:
-      filters: int, of the 3x3 convolutions; the output has 4 times as many channels.
-      num_units: int.
-      strides: int, of the first unit.
-      norm_momentum: float, of the moving statistics of batch normalisation.
-      synchronized: bool, whether batch statistics are taken over all replicas.
+      filters: Channels of the 3x3 convolutions; the output has 4 times as many.
+      num_units: Number of units.
+      strides: Stride of the first unit.
+      norm_momentum: Momentum of batch normalisation's moving statistics.
+      synchronized: Whether batch statistics are taken over all replicas.
     """
 
     def __init__(
@@ -234,7 +238,7 @@ class ResNetGroup(keras.layers.Layer):
         ]
 
     def build(self, input_shape):
-        _build_chain(self.units, input_shape)
+        build_chain(self.units, input_shape)
         super().build(input_shape)
 
     def call(self, inputs, training=None):
@@ -261,21 +265,25 @@ class ResNetGroup(keras.layers.Layer):
 class ResNetV2(keras.layers.Layer):
     """ResNet-50 v2 (He et al. 2016b) cut after `num_groups` groups: images to feature maps.
 
-    Three groups at width 64 are Selfie's patch network P (section 3.2; 8.53 M trainable
-    parameters), four are the body of ResNet-50. The weights serve any image size.
+    Three groups at width 64 are Selfie's patch network P (section 3.2), with 8.53 M trainable
+    parameters. Four groups are the body of ResNet-50. The weights serve images of any size.
 
     Args:
-      width: int, filters of the first group; each further group doubles them.
-      num_groups: int, 1 to 4.
+      width: Filters of the first group; each further group doubles them.
+      num_groups: Number of groups, 1 to 4.
       stem: "small", one 3x3 convolution of stride 1, for patches and 32x32 images; or "imagenet",
         a 7x7 convolution of stride 2 and a 3x3 max-pooling of stride 2.
-      norm_momentum: float, of the moving statistics of batch normalisation.
-      synchronized: bool, whether batch statistics are taken over all replicas.
+      norm_momentum: Momentum of batch normalisation's moving statistics.
+      synchronized: Whether batch statistics are taken over all replicas.
 
     Attributes:
-      stem: layer, `[N, H, W, 3]` to `[N, h, w, width]`.
-      groups: list of `ResNetGroup`.
-      final_norm: layer, the batch normalisation and ReLU that end a pre-activation network.
+      output_dim: Channels of the feature map, 4 * width * 2**(num_groups - 1).
+      stem: A `Stem`, `[N, H, W, 3]` to `[N, h, w, width]`.
+      groups: A list of `ResNetGroup`.
+      final_norm: The batch normalisation and ReLU that end a pre-activation network.
+
+    Raises:
+      ValueError: If `num_groups` or `stem` is unknown.
     """
 
     def __init__(
@@ -289,9 +297,10 @@ class ResNetV2(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         if not 1 <= num_groups <= len(UNITS_PER_GROUP):
-            raise ValueError(f"num_groups must be 1 to {len(UNITS_PER_GROUP)}, got {num_groups}")
+            raise ValueError(f"num_groups={num_groups}: expected 1 to {len(UNITS_PER_GROUP)}")
         self.width = width
         self.num_groups = num_groups
+        self.output_dim = EXPANSION * width * 2 ** (num_groups - 1)
         self.norm_momentum = norm_momentum
         self.synchronized = synchronized
         self.stem = Stem(width, stem, name="stem")
@@ -309,7 +318,7 @@ class ResNetV2(keras.layers.Layer):
         self.final_norm = NormReLU(norm_momentum, synchronized, name="final_norm")
 
     def build(self, input_shape):
-        _build_chain([self.stem, *self.groups, self.final_norm], input_shape)
+        build_chain([self.stem, *self.groups, self.final_norm], input_shape)
         super().build(input_shape)
 
     def call(self, images, training=None):
@@ -317,10 +326,10 @@ class ResNetV2(keras.layers.Layer):
 
         Args:
           images: float `[N, H, W, 3]`, normalised.
-          training: bool; whether batch normalisation uses the batch's statistics.
+          training: Whether batch normalisation uses the batch's statistics.
 
         Returns:
-          `[N, h, w, 4 * width * 2**(num_groups - 1)]` in the compute dtype.
+          `[N, h, w, output_dim]` in the compute dtype.
         """
         x = self.stem(images)
         for group in self.groups:
@@ -343,24 +352,27 @@ class ResNetV2(keras.layers.Layer):
 
 
 class Stem(keras.layers.Layer):
-    """First convolution, and for "imagenet" the max-pooling.
+    """The first convolution, and for "imagenet" the max-pooling.
 
     Args:
-      filters: int.
+      filters: Output channels.
       kind: "small" or "imagenet", see `ResNetV2`.
+
+    Raises:
+      ValueError: If `kind` is another.
     """
 
     def __init__(self, filters, kind="small", **kwargs):
         super().__init__(**kwargs)
         if kind not in ("small", "imagenet"):
-            raise ValueError(f"stem must be 'small' or 'imagenet', got {kind!r}")
+            raise ValueError(f"stem={kind!r}: expected 'small' or 'imagenet'")
         self.filters = filters
         self.kind = kind
         kernel_size, strides = (3, 1) if kind == "small" else (7, 2)
         self.conv = Convolution(filters, kernel_size, strides, name="conv")
 
     def build(self, input_shape):
-        _build(self.conv, input_shape)
+        build(self.conv, input_shape)
         super().build(input_shape)
 
     def call(self, images):
@@ -380,18 +392,6 @@ class Stem(keras.layers.Layer):
         config = super().get_config()
         config.update(filters=self.filters, kind=self.kind)
         return config
-
-
-def _build(layer, input_shape):
-    """Builds a sublayer under its name, which Keras does only in `__call__`."""
-    with tf.name_scope(layer.name):
-        layer.build(input_shape)
-    return layer.compute_output_shape(input_shape)
-
-
-def _build_chain(layers, input_shape):
-    for layer in layers:
-        input_shape = _build(layer, input_shape)
 
 
 def _chain_output_shape(layers, input_shape):

@@ -1,26 +1,30 @@
-"""What every model shares: its training step, and the wiring of its parts."""
+"""What all models share: the training step, and the way from pixels to P's vectors."""
 
 import tensorflow as tf
 import tf_keras as keras
 
-from selfie_tf.layers.positions import FactorizedPositions, LearnedPositions
 from selfie_tf.layers.resnet import ResNetV2
 from selfie_tf.losses import l2_penalty
 from selfie_tf.optimizers import apply_gradients
 
 
 class TrainableModel(keras.Model):
-    """A Keras model whose training step adds L2, and counts steps that are not finite.
+    """A Keras model whose training step adds L2 to the loss and counts non-finite steps.
 
-    A subclass sets `_arguments` (those of its constructor), calls `_make_metrics`, and has
-    `loss_and_accuracy`.
+    A subclass sets `_arguments` to the arguments of its constructor, calls `_make_metrics`, and
+    implements `loss_and_accuracy`.
 
-    Steps are traced without AutoGraph: nothing in the models is Python control flow over tensors,
-    and rewriting each layer's source only takes time.
+    Steps are traced without AutoGraph: no model has Python control flow over tensors, and rewriting
+    the source of each layer only takes time.
     """
 
     def _make_metrics(self, accuracy: str, weight_decay: float) -> None:
-        """`accuracy` is the metric's name, `weight_decay` the factor of the L2 penalty."""
+        """Makes the metrics.
+
+        Args:
+          accuracy: Name of the accuracy metric.
+          weight_decay: Factor of the L2 penalty in the loss.
+        """
         self.weight_decay = weight_decay
         self.loss_metric = keras.metrics.Mean(name="loss")
         self.accuracy_metric = keras.metrics.Mean(name=accuracy)
@@ -29,7 +33,15 @@ class TrainableModel(keras.Model):
         self.nonfinite_metric = keras.metrics.Sum(name="nonfinite_steps")
 
     def loss_and_accuracy(self, data, training: bool) -> tuple:
-        """(losses, accuracies) of the images of `data`, both float `[B]`."""
+        """Measures the model on a batch.
+
+        Args:
+          data: One element of the dataset.
+          training: Whether layers behave as in training.
+
+        Returns:
+          Losses and accuracies per image, both float `[B]`.
+        """
         raise NotImplementedError
 
     @property
@@ -44,13 +56,13 @@ class TrainableModel(keras.Model):
 
     @tf.autograph.experimental.do_not_convert
     def train_step(self, data) -> dict:
-        """One optimizer step on the global batch."""
+        """Takes one optimizer step on the global batch."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with tf.GradientTape() as tape:
             losses, accuracies = self.loss_and_accuracy(data, training=True)
             loss = tf.reduce_mean(losses)
             l2 = tf.zeros_like(loss)
-            if self.weight_decay:  # else no pass over all the weights
+            if self.weight_decay:  # otherwise a pass over all weights is saved
                 l2 = self.weight_decay * l2_penalty(self.trainable_variables)
             scaled = (loss + l2) / replicas  # gradients are summed over replicas
         norm = apply_step(self, tape, scaled)
@@ -62,7 +74,7 @@ class TrainableModel(keras.Model):
 
     @tf.autograph.experimental.do_not_convert
     def test_step(self, data) -> dict:
-        """Loss and accuracy of a batch."""
+        """Measures loss and accuracy of a batch."""
         result = self._updated(*self.loss_and_accuracy(data, training=False))
         return {name: result[name] for name in ("loss", self.accuracy_metric.name)}
 
@@ -79,16 +91,16 @@ class TrainableModel(keras.Model):
 
 
 def apply_step(model: keras.Model, tape: tf.GradientTape, scaled_loss: tf.Tensor) -> tf.Tensor:
-    """One optimizer step of `model`; call it in replica context.
+    """Takes one optimizer step; call it in replica context.
 
     Args:
-      model: compiled.
-      tape: that recorded `scaled_loss`.
-      scaled_loss: scalar; the replica's mean loss over the number of replicas, as gradients are
-        summed over these.
+      model: A compiled model.
+      tape: The tape that recorded `scaled_loss`.
+      scaled_loss: The replica's mean loss divided by the number of replicas, a scalar. Gradients
+        are summed over replicas.
 
     Returns:
-      the gradient's global norm, a scalar.
+      The global norm of the gradient, a scalar.
     """
     gradients = tape.gradient(scaled_loss, model.trainable_variables)
     if tf.distribute.get_strategy().num_replicas_in_sync > 1:
@@ -98,28 +110,20 @@ def apply_step(model: keras.Model, tape: tf.GradientTape, scaled_loss: tf.Tensor
 
 
 def normalize(images: tf.Tensor, dtype) -> tf.Tensor:
-    """Pixels in [0, 255] to [-1, 1]; in the model, so that bytes are what travels to the device."""
+    """Maps pixels from [0, 255] to [-1, 1].
+
+    In the model and not in the input, so that bytes are what travels to the device.
+    """
     return tf.cast(tf.cast(images, tf.float32) / 127.5 - 1.0, dtype)
 
 
-def make_positions(position: str, grid: int, dim: int) -> keras.layers.Layer:
-    """Position embeddings of width `dim` for a grid: "learned" or "factorized".
-
-    Raises:
-      ValueError: on another `position`.
-    """
-    if position not in ("learned", "factorized"):
-        raise ValueError(f"position={position!r}: expected 'learned' or 'factorized'")
-    kind = LearnedPositions if position == "learned" else FactorizedPositions
-    return kind(grid, grid, dim, name="positions")
-
-
 def patch_vectors(network: ResNetV2, patches: tf.Tensor, training=None) -> tf.Tensor:
-    """h of every patch: P's feature map, averaged.
+    """Computes the vector h of every patch: P's feature map, averaged.
 
     Args:
       network: P.
-      patches: uint8 or float in [0, 255], `[B, N, p, p, 3]`.
+      patches: uint8, or float in [0, 255], `[B, N, p, p, 3]`.
+      training: Whether batch normalisation uses the batch's statistics.
 
     Returns:
       `[B, N, D]` in the network's compute dtype.
@@ -129,20 +133,3 @@ def patch_vectors(network: ResNetV2, patches: tf.Tensor, training=None) -> tf.Te
     x = network(normalize(x, network.compute_dtype), training=training)
     x = tf.reduce_mean(x, axis=[1, 2])  # [B * N, D]
     return tf.reshape(x, [-1, count, x.shape[-1]])
-
-
-def constructor_arguments(values: dict) -> dict:
-    """A constructor's arguments, for `get_config`, from the `locals()` that it begins with."""
-    return {k: v for k, v in values.items() if k not in ("self", "kwargs", "__class__")}
-
-
-def build_under_name(layers_and_shapes) -> None:
-    """Builds each layer under its own name, which Keras does only in `__call__`.
-
-    Args:
-      layers_and_shapes: pairs; a layer may be None.
-    """
-    for layer, shape in layers_and_shapes:
-        if layer is not None:
-            with tf.name_scope(layer.name):
-                layer.build(shape)

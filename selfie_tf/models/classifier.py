@@ -1,4 +1,4 @@
-"""Image classifiers that finetuning trains (section 2.3), from pretrained weights or afresh."""
+"""Image classifiers for finetuning (section 2.3), from pretrained or random weights."""
 
 import tensorflow as tf
 import tf_keras as keras
@@ -6,43 +6,38 @@ import tf_keras as keras
 from selfie_tf.errors import UserError
 from selfie_tf.layers.attention import at_least_float32
 from selfie_tf.layers.attention_pooling import AttentionPooling
-from selfie_tf.layers.resnet import ResNetV2
+from selfie_tf.layers.building import build
 from selfie_tf.losses import classification_loss, top_k
-from selfie_tf.models.base import (
-    TrainableModel,
-    build_under_name,
-    constructor_arguments,
-    make_positions,
-    normalize,
-    patch_vectors,
-)
+from selfie_tf.models.base import TrainableModel, normalize, patch_vectors
+from selfie_tf.models.network import Network
 from selfie_tf.patches import patchify
 
 TOP5_FROM = 20  # classes; with fewer, top-5 says little
 
 
 class ImageClassifier(TrainableModel):
-    """A network that makes features of images, and a dense layer.
+    """A network that computes features of images, followed by a dense layer.
 
-    A subclass calls `_make_head` in its constructor, builds `head`, and has `features` and
-    `transfers`. Data are (images uint8 `[B, S, S, 3]`, labels int `[B]`).
+    A subclass calls `_make_head` in its constructor, builds `head`, and implements `features` and
+    `transfers`. Data are pairs of images, uint8 `[B, S, S, 3]`, and labels, int `[B]`.
 
     Attributes:
-      head: the dense layer.
+      head: The dense layer.
     """
 
     def _make_head(self, num_classes: int, label_smoothing: float, weight_decay: float) -> None:
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
-        # Logits in float32 also under mixed precision.
+        # Logits are float32 also under mixed precision.
         dtype = None if self.compute_dtype == "float64" else "float32"
         self.head = keras.layers.Dense(num_classes, dtype=dtype, name="head")
         self._make_metrics("top1", weight_decay)
 
     def features(self, images: tf.Tensor, training=None) -> tf.Tensor:
-        """What the last dense layer sees.
+        """Computes the input of the dense layer.
 
         Args:
-          images: uint8 or float in [0, 255], `[B, S, S, 3]`.
+          images: uint8, or float in [0, 255], `[B, S, S, 3]`.
+          training: Whether layers behave as in training.
 
         Returns:
           `[B, D]` in the compute dtype.
@@ -50,20 +45,35 @@ class ImageClassifier(TrainableModel):
         raise NotImplementedError
 
     def transfers(self, pretrainer, origin: str) -> list:
-        """(layer of `pretrainer`, built layer of this model) for each part that is taken over.
+        """Lists the layers whose weights come from pretraining.
+
+        Args:
+          pretrainer: A built `SelfiePretrainer` or `PatchFormerPretrainer`.
+          origin: What error messages call the pretrained model.
+
+        Returns:
+          Pairs of a layer of `pretrainer` and the built layer of this model that takes its weights.
 
         Raises:
-          UserError: if the pretrained model has no such part; `origin` is what it is called.
+          UserError: If the pretrained model lacks such a layer.
         """
         raise NotImplementedError
 
     def call(self, images: tf.Tensor, training=None) -> tf.Tensor:
-        """Args: images, see `features`. Returns: logits `[B, K]`, float32 (or float64)."""
+        """Classifies images.
+
+        Args:
+          images: uint8, or float in [0, 255], `[B, S, S, 3]`.
+          training: Whether layers behave as in training.
+
+        Returns:
+          Logits `[B, K]`, float32 (or float64).
+        """
         features = self.features(images, training=training)
         return at_least_float32(self.head(at_least_float32(features)))
 
     def loss_and_accuracy(self, data, training: bool) -> tuple:
-        """Loss of each image, and whether the label is answered; labels of -1 count as wrong."""
+        """See `TrainableModel.loss_and_accuracy`; a label of -1 counts as predicted wrongly."""
         images, labels = data
         logits = self(images, training=training)
         smoothing = self.label_smoothing if training else 0.0
@@ -80,83 +90,70 @@ class ImageClassifier(TrainableModel):
 
 
 class ResNetClassifier(ImageClassifier):
-    """ResNet-50 v2, or P and attention pooling (Figure 5, Table 2), and a dense layer.
+    """ResNet-50 v2, or P and attention pooling (Figure 5, Table 2), followed by a dense layer.
 
-    "resnet50" is the whole network over the full image, then global average pooling. Groups 1 to 3
-    and the stem are those of P.
+    With head "resnet50" the whole network sees the full image, and its feature map is averaged. The
+    stem and groups 1 to 3 are those of P.
 
-    "resnet36_attention" is P over the full image, its feature map averaged onto the pretraining's
-    grid, so that A sees a sequence of the length and with the positions that it was trained on.
-    With `patch_by_patch` P sees each patch alone instead, as in pretraining.
+    With head "resnet36_attention" P sees the full image, and its feature map is averaged onto the
+    grid of pretraining. So A sees a sequence of the length, and with the positions, that it was
+    trained on. With `patch_by_patch` P sees each patch alone instead, as in pretraining.
 
     Args:
-      num_classes: K.
-      image_size: side S of the images in pixels.
+      num_classes: Number of classes, K.
+      image_size: Side S of the images in pixels.
       head: "resnet50" or "resnet36_attention".
-      grid: patches a side ("resnet36_attention"); must divide the feature map's side, or S with
+      patch_by_patch: Whether P sees each patch alone ("resnet36_attention").
+      label_smoothing: See `losses.classification_loss`; in training only.
+      weight_decay: Factor of the L2 penalty in the loss.
+      **kwargs: The arguments of `models.network.Network`, with its defaults, and of `keras.Model`.
+        With "resnet36_attention" `grid` must divide the side of the feature map, or S with
         `patch_by_patch`.
-      patch_by_patch: see above.
-      width, stem, attention_layers, num_heads, mlp_dim, dropout_rate, position, norm_momentum,
-      norm_synchronized, seed: as in `models.selfie.SelfiePretrainer`.
-      label_smoothing: see `losses.classification_loss`; in training only.
-      weight_decay: factor of the L2 penalty in the loss.
 
     Attributes:
-      backbone: a `ResNetV2` of four groups, or of three.
-      positions, attention_pooling: as in `SelfiePretrainer`; None with "resnet50".
-      head: the dense layer.
+      backbone: A `ResNetV2` of four groups, or of three with "resnet36_attention".
+      positions: The position embeddings; None with "resnet50".
+      attention_pooling: A, an `AttentionPooling`; None with "resnet50".
+      head: The dense layer.
+
+    Raises:
+      ValueError: If `head`, `position` or `stem` is unknown.
     """
+
+    network_defaults = Network()
 
     def __init__(
         self,
         num_classes: int,
         image_size: int = 32,
         head: str = "resnet50",
-        grid: int = 4,
         patch_by_patch: bool = False,
-        width: int = 64,
-        stem: str = "small",
-        attention_layers: int = 3,
-        num_heads: int = 32,
-        mlp_dim: int = 640,
-        dropout_rate: float = 0.1,
-        position: str = "learned",
         label_smoothing: float = 0.0,
         weight_decay: float = 1e-4,
-        norm_momentum: float = 0.9,
-        norm_synchronized: bool = False,
-        seed: int = 0,
         **kwargs,
     ):
-        arguments = constructor_arguments(locals())
+        network = self.network_defaults.take(kwargs)
         super().__init__(**kwargs)
-        self._arguments = arguments
+        self._arguments = {
+            **network.arguments(),
+            "num_classes": num_classes,
+            "image_size": image_size,
+            "head": head,
+            "patch_by_patch": patch_by_patch,
+            "label_smoothing": label_smoothing,
+            "weight_decay": weight_decay,
+        }
         if head not in ("resnet50", "resnet36_attention"):
             raise ValueError(f"head={head!r}: expected 'resnet50' or 'resnet36_attention'")
         attention = head == "resnet36_attention"
-        self.image_size, self.grid = image_size, grid
+        self.image_size, self.grid = image_size, network.grid
         self.patch_by_patch = attention and patch_by_patch
-        self.backbone = ResNetV2(
-            width=width,
-            num_groups=3 if attention else 4,
-            stem=stem,
-            norm_momentum=norm_momentum,
-            synchronized=norm_synchronized,
-            name="backbone",
-        )
+        self.backbone = network.make_backbone("backbone", num_groups=3 if attention else 4)
+        self.feature_dim = self.backbone.output_dim
         self.positions = self.attention_pooling = None
-        self.feature_dim = (16 if attention else 32) * width
-        positions = make_positions(position, grid, self.feature_dim)
         if attention:
-            self.positions = positions
-            self.attention_pooling = AttentionPooling(
-                attention_layers,
-                num_heads,
-                mlp_dim,
-                dropout_rate,
-                1000 * seed,  # blocks count on from here
-                name="attention_pooling",
-            )
+            self.positions = network.make_positions(self.feature_dim)
+            self.attention_pooling = network.make_attention_pooling()
         self._make_head(num_classes, label_smoothing, weight_decay)
 
     def build(self, input_shape=None):
@@ -168,18 +165,15 @@ class ResNetClassifier(ImageClassifier):
                 f"the {side}x{side} feature map of {self.image_size}-pixel images cannot be "
                 f"averaged onto grid={self.grid}"
             )
-        build_under_name(
-            [
-                (self.backbone, [None, size, size, 3]),
-                (self.positions, [None, None]),
-                (self.attention_pooling, [None, None, self.feature_dim]),
-                (self.head, [None, self.feature_dim]),
-            ]
-        )
+        build(self.backbone, [None, size, size, 3])
+        if self.attention_pooling is not None:
+            build(self.positions, [None, None])
+            build(self.attention_pooling, [None, None, self.feature_dim])
+        build(self.head, [None, self.feature_dim])
         self.built = True
 
     def features(self, images: tf.Tensor, training=None) -> tf.Tensor:
-        """As `ImageClassifier.features`; D = 32 * width ("resnet50") or 16 * width."""
+        """See `ImageClassifier.features`."""
         if self.attention_pooling is None:
             x = self.backbone(normalize(images, self.compute_dtype), training=training)
             return tf.reduce_mean(x, axis=[1, 2])
@@ -196,14 +190,14 @@ class ResNetClassifier(ImageClassifier):
         return self.attention_pooling(x, training=training)
 
     def transfers(self, pretrainer, origin: str) -> list:
-        """P; and A and the positions, where this model has them."""
+        """See `ImageClassifier.transfers`: P; and with attention pooling A and the positions."""
         pairs = [(pretrainer.patch_network, self.backbone)]
         if self.attention_pooling is not None:
             if not isinstance(pretrainer.attention_pooling, AttentionPooling):
                 raise UserError(
-                    f"{origin} has no attention pooling of Selfie's: give "
-                    "--config.model.head=resnet50, or for PatchFormer's a config of "
-                    "configs/finetune_patchformer_*.py"
+                    f"{origin} has no attention pooling of Selfie's, which "
+                    "head='resnet36_attention' needs: use head='resnet50'; or, if it is of "
+                    "PatchFormer, PatchFormerClassifier"
                 )
             pairs.append((pretrainer.positions, self.positions))
             pairs.append((pretrainer.attention_pooling, self.attention_pooling))
@@ -211,44 +205,37 @@ class ResNetClassifier(ImageClassifier):
 
 
 def load_pretrained_weights(classifier: ImageClassifier, pretrainer, origin: str) -> dict:
-    """Copies the parts that the classifier takes from pretraining, see `transfers`.
+    """Copies the weights that a classifier takes from pretraining, see `transfers`.
 
     Args:
-      classifier: built.
-      pretrainer: a built `SelfiePretrainer` or `PatchFormerPretrainer`.
-      origin: what messages call it.
+      classifier: A built classifier.
+      pretrainer: A built `SelfiePretrainer` or `PatchFormerPretrainer`.
+      origin: What error messages call the pretrained model.
 
     Returns:
-      `loaded`, `fresh` and `unused`: lists of the names of the classifier's tensors that were
-      loaded and those that keep their initial values, and of the pretrainer's that have no place.
+      A dict of three lists of tensor names: `loaded`, the classifier's that were loaded; `fresh`,
+      the classifier's that keep their initial values; `unused`, the pretrained model's that the
+      classifier has no counterpart of.
 
     Raises:
-      UserError: on the first tensor that differs; nothing is loaded then.
+      UserError: On the first tensor that does not fit; nothing is loaded then.
     """
     assignments, unused = [], []
     for source, target in classifier.transfers(pretrainer, origin):
         found, wanted = _by_name(source), _by_name(target)
         for name, variable in wanted.items():
-            # A fourth group follows P, so P's last normalisation has no place, nor it P's.
+            # Where a fourth group follows P, P's last normalisation fits neither P nor that group.
             if getattr(target, "num_groups", 0) == 4 and name.startswith(
                 ("group4/", "final_norm/")
             ):
                 continue
-            shape = tuple(found[name].shape) if name in found else "missing"
-            if shape != tuple(variable.shape):
-                raise UserError(
-                    f"{origin} does not fit: {source.name}/{name} is {shape} there and "
-                    f"{tuple(variable.shape)} here; give {_keys_of(source)} as in pretraining"
-                )
+            if name not in found or found[name].shape != variable.shape:
+                raise _misfit(origin, source, name, found.get(name), variable)
             assignments.append((variable, found.pop(name)))
-        rest = [f"{source.name}/{name}" for name in found]
-        unused += rest
-        too_many = [name for name in rest if "/final_norm/" not in name]
-        if too_many:
-            raise UserError(
-                f"{origin} does not fit: {too_many[0]} is not there in this model; give "
-                f"{_keys_of(source)} as in pretraining"
-            )
+        for name, variable in found.items():
+            if not name.startswith("final_norm/"):
+                raise _misfit(origin, source, name, variable, None)
+            unused.append(f"{source.name}/{name}")
     for variable, value in assignments:
         variable.assign(tf.cast(value, variable.dtype))
     loaded = {variable.name for variable, _ in assignments}
@@ -265,17 +252,21 @@ def load_pretrained_weights(classifier: ImageClassifier, pretrainer, origin: str
     }
 
 
-def _keys_of(layer) -> str:
-    """The keys that decide about a layer's shapes."""
-    if layer.name == "patch_network":
-        return "--config.model.width and --config.model.stem"
-    if layer.name == "positions":
-        return "--config.patches.size, --config.data.image_size and --config.model.position"
-    return "--config.model.attention_layers, --config.model.mlp_dim and --config.model.width"
+def _misfit(origin, layer, name, found, wanted):
+    """The error for a tensor of `layer` that differs, or is missing (None) on one side."""
+    there, here = ("missing" if v is None else tuple(v.shape) for v in (found, wanted))
+    # The arguments that decide about the layer's shapes.
+    arguments = {"patch_network": "width and stem", "positions": "grid, width and position"}.get(
+        layer.name, "attention_layers, mlp_dim and width"
+    )
+    return UserError(
+        f"{origin} does not fit: {layer.name}/{name} is {there} there and {here} here; give the "
+        f"{arguments} of pretraining"
+    )
 
 
 def _by_name(layer) -> dict:
-    """{name below the layer: variable}, without the counts of dropout's calls."""
+    """{name below the layer: variable}, without dropout's counts of calls."""
     named = {_plain(v.name).partition("/")[2]: v for v in layer.weights}
     return {name: v for name, v in named.items() if not name.endswith("/calls")}
 

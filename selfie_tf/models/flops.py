@@ -4,14 +4,14 @@ from selfie_tf.layers.resnet import EXPANSION, STRIDES_PER_GROUP, UNITS_PER_GROU
 
 
 def attention_block_flop(queries: int, keys: int, dim: int, mlp_dim: int) -> int:
-    """Forward operations of an attention block from `queries` vectors over `keys`."""
+    """Counts the forward operations of an attention block from `queries` vectors over `keys`."""
     projections = 2 * queries * dim**2 + 2 * keys * dim**2  # query and output; key and value
     products = 2 * queries * keys * dim  # scores, and weighted values
     return 2 * (projections + products + 2 * queries * dim * mlp_dim)
 
 
 def patch_network_flop(width: int, stem: str, side: int) -> int:
-    """Forward operations of P for one patch of `side` pixels, see `gflop_per_image`."""
+    """Counts the forward operations of P for one patch of `side` pixels."""
     if stem == "imagenet":
         side = _halve(side)
         flop = 2 * 7**2 * 3 * width * side**2
@@ -30,7 +30,7 @@ def patch_network_flop(width: int, stem: str, side: int) -> int:
 
 
 def decoder_flop(dim: int, size: int, outputs: int) -> int:
-    """Forward operations of `UpsamplingDecoder` for one vector, see `gflop_per_image`."""
+    """Counts the forward operations of `UpsamplingDecoder` for one vector."""
     flop, channels, side = 0, dim, 1
     while side < size:
         side *= 2

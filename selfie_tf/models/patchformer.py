@@ -1,121 +1,90 @@
 """PatchFormer (ICLR 2020 submission): its pretraining model and its classifier."""
 
-import inspect
-
 import tensorflow as tf
 import tf_keras as keras
 
 from selfie_tf.errors import UserError
 from selfie_tf.layers.attention import PatchDropout, StatelessDropout, Transformer
 from selfie_tf.layers.attention_pooling import QueryPooling
+from selfie_tf.layers.building import build
 from selfie_tf.layers.decoder import UpsamplingDecoder
-from selfie_tf.layers.resnet import EXPANSION, BottleneckUnit, ResNetV2
+from selfie_tf.layers.resnet import EXPANSION, BottleneckUnit
 from selfie_tf.losses import classification_loss, pixel_accuracy
-from selfie_tf.models.base import (
-    TrainableModel,
-    build_under_name,
-    constructor_arguments,
-    make_positions,
-    patch_vectors,
-)
+from selfie_tf.models.base import TrainableModel, patch_vectors
 from selfie_tf.models.classifier import ImageClassifier
+from selfie_tf.models.network import Network
 from selfie_tf.patches import patchify
 
 QUERIES = ("per_location", "pooled")
+PATCHFORMER = Network(
+    grid=14, attention_layers=10, num_heads=16, mlp_dim=4096, position="factorized"
+)
 
 
 class PatchEncoder(keras.layers.Layer):
-    """What pretraining and finetuning share: P, positions, a Transformer, attention pooling.
+    """What pretraining and finetuning share: P, positions, a Transformer and attention pooling.
 
     P is Selfie's: the first three groups of ResNet-50 v2 with a 3x3 stem, 40 convolutions and no
-    dense layer. The paper calls its own "ResNet-41, a customized version of the first 3 stacks of
-    ResNet-50"; the figure that would show it is lost.
+    dense layer. The paper calls its own network "ResNet-41, a customized version of the first 3
+    stacks of ResNet-50"; the figure that would show it is lost.
 
     Args:
-      grid: patches a side.
-      width: channels of P's stem; the vectors have D = 16 * width.
-      stem: "small" or "imagenet", see `ResNetV2`.
-      attention_layers, num_heads, mlp_dim, dropout_rate: of the Transformer, see `Transformer`;
-        the pooling has one block of the same kind.
-      position: "learned" or "factorized".
-      norm_momentum, norm_synchronized: of batch normalisation, see `ResNetV2`.
-      seed: int, of the dropout.
+      **kwargs: The arguments of `models.network.Network`, with the defaults of `PATCHFORMER`, and
+        of `keras.layers.Layer`. The attention pooling has one block, of the same kind as the
+        Transformer's.
 
     Attributes:
-      patch_network: P, a `ResNetV2` of three groups.
-      positions: the position embeddings, of the patches and of the queries.
-      transformer: over the vectors of the visible patches.
-      attention_pooling: a `QueryPooling`.
+      patch_network: P, a `ResNetV2` of three groups. Its output width is D.
+      positions: The position embeddings, of the patches and of the queries.
+      transformer: A `Transformer` over the vectors of the visible patches.
+      attention_pooling: A `QueryPooling`.
     """
 
-    def __init__(
-        self,
-        grid: int = 14,
-        width: int = 64,
-        stem: str = "small",
-        attention_layers: int = 10,
-        num_heads: int = 16,
-        mlp_dim: int = 4096,
-        dropout_rate: float = 0.1,
-        position: str = "factorized",
-        norm_momentum: float = 0.9,
-        norm_synchronized: bool = False,
-        seed: int = 0,
-        **kwargs,
-    ):
-        arguments = constructor_arguments(locals())
+    network_defaults = PATCHFORMER
+
+    def __init__(self, **kwargs):
+        network = self.network_defaults.take(kwargs)
         super().__init__(**kwargs)
-        self._arguments = arguments
-        self.num_patches, self.hidden_dim = grid**2, 16 * width
-        self.patch_network = ResNetV2(
-            width=width,
-            num_groups=3,
-            stem=stem,
-            norm_momentum=norm_momentum,
-            synchronized=norm_synchronized,
-            name="patch_network",
-        )
-        self.positions = make_positions(position, grid, self.hidden_dim)
-        first = 1000 * seed  # blocks count on from here
-        self.transformer = Transformer(
-            attention_layers, num_heads, mlp_dim, dropout_rate, first, name="transformer"
-        )
-        self.attention_pooling = QueryPooling(
-            num_heads, mlp_dim, dropout_rate, first + attention_layers, name="attention_pooling"
-        )
+        self._arguments = network.arguments()
+        self.num_patches = network.grid**2
+        self.patch_network = network.make_backbone("patch_network")
+        self.hidden_dim = self.patch_network.output_dim
+        self.positions = network.make_positions(self.hidden_dim)
+        block = network.num_heads, network.mlp_dim, network.dropout_rate
+        seed, layers = network.first_block_seed, network.attention_layers
+        self.transformer = Transformer(layers, *block, seed, name="transformer")
+        self.attention_pooling = QueryPooling(*block, seed + layers, name="attention_pooling")
 
     def build(self, input_shape):
-        """Args: input_shape, of patches: `[B, C, p, p, 3]`."""
+        """Builds every weight; `input_shape` is that of patches, `[B, C, p, p, 3]`."""
         vectors = [None, None, self.hidden_dim]
-        build_under_name(
-            [
-                (self.patch_network, [None, *input_shape[2:]]),
-                (self.positions, [None, None]),
-                (self.transformer, vectors),
-                (self.attention_pooling, vectors),
-            ]
-        )
+        build(self.patch_network, [None, *input_shape[2:]])
+        build(self.positions, [None, None])
+        build(self.transformer, vectors)
+        build(self.attention_pooling, vectors)
         super().build(input_shape)
 
     def call(self, patches: tf.Tensor, positions: tf.Tensor, training=None) -> tf.Tensor:
-        """Encodes the visible patches of each image, all knowing of each other.
+        """Encodes the visible patches of each image, each patch in view of the others.
 
         Args:
-          patches: uint8 or float in [0, 255], `[B, C, p, p, 3]`.
-          positions: int32 `[B, C]`.
+          patches: uint8, or float in [0, 255], `[B, C, p, p, 3]`.
+          positions: Positions of the patches, int32 `[B, C]`.
+          training: Whether layers behave as in training.
 
         Returns:
-          context vectors `[B, C, D]` in the compute dtype.
+          Context vectors `[B, C, D]` in the compute dtype.
         """
         h = patch_vectors(self.patch_network, patches, training=training)
         return self.transformer(h + self.positions(positions), training=training)
 
     def pool(self, context: tf.Tensor, positions: tf.Tensor, training=None) -> tf.Tensor:
-        """Pools the context once for each location.
+        """Pools the context once per location.
 
         Args:
-          context: `[B, C, D]`.
-          positions: of the locations, int32 `[B, T]`.
+          context: Context vectors `[B, C, D]`.
+          positions: Positions of the locations, int32 `[B, T]`.
+          training: Whether dropout is on.
 
         Returns:
           `[B, T, D]`.
@@ -123,10 +92,17 @@ class PatchEncoder(keras.layers.Layer):
         return self.attention_pooling(context, self.positions(positions), training=training)
 
     def pool_all(self, context: tf.Tensor, training=None) -> tf.Tensor:
-        """Pools the context into one vector: `[B, C, D]` to `[B, D]`.
+        """Pools the context into one vector.
 
-        Its query has the mean of all position embeddings: pretraining tells no more of the learned
-        vector than its sum with an embedding, so alone it would mean nothing.
+        The query takes the mean of all position embeddings. The learned vector alone would mean
+        nothing: in pretraining it only occurs in a sum with an embedding.
+
+        Args:
+          context: Context vectors `[B, C, D]`.
+          training: Whether dropout is on.
+
+        Returns:
+          `[B, D]`.
         """
         locations = tf.reduce_mean(self.positions(tf.range(self.num_patches)), axis=0)
         locations = tf.tile(locations[None, None], [tf.shape(context)[0], 1, 1])  # [B, 1, D]
@@ -136,64 +112,64 @@ class PatchEncoder(keras.layers.Layer):
         return {**super().get_config(), **self._arguments}
 
 
-def _make_encoder(arguments):
-    """The encoder of a model, whose constructor has all the arguments of the encoder's."""
-    *names, _ = list(inspect.signature(PatchEncoder.__init__).parameters)[1:]  # not kwargs
-    return PatchEncoder(**{name: arguments[name] for name in names}, name="encoder")
-
-
 class PatchFormerPretrainer(TrainableModel):
     """Decodes the grey content of an image's hidden patches from its visible ones (section 2.1).
 
-    The visible patches become context vectors (`PatchEncoder`). For each hidden place the query,
-    a learned vector plus the place's position embedding, attends over them; a decoder makes from
-    the result a small map of the hidden pixels' grey levels.
+    The visible patches become context vectors, see `PatchEncoder`. Each hidden position has a
+    query, a learned vector plus the position's embedding, that attends over them. From the result a
+    decoder makes a small map of the hidden pixels' grey levels.
 
     Args:
-      grid, width, stem, attention_layers, num_heads, mlp_dim, dropout_rate, position,
-      norm_momentum, norm_synchronized, seed: see `PatchEncoder`.
-      target_size: side s of the map in pixels, a power of two.
-      num_levels: grey levels, K.
-      query: "per_location", or "pooled": one vector pools the context for all places, as in
-        Selfie, and a place adds its position embedding to that. The paper's "attention-pooled
-        context vectors" can be read either way.
-      label_smoothing: see `losses.classification_loss`; the paper's "soft-label noise".
-      weight_decay: factor of the L2 penalty in the loss; AdamW decays by itself.
+      target_size: Side s of the map in pixels, a power of two.
+      num_levels: Number of grey levels, K.
+      query: "per_location"; or "pooled", where one vector pools the context for all positions, as
+        in Selfie, and each position adds its embedding to it. The paper's "attention-pooled context
+        vectors" can be read either way.
+      label_smoothing: See `losses.classification_loss`; in training only. The paper's "soft-label
+        noise".
+      weight_decay: Factor of the L2 penalty in the loss; AdamW decays weights by itself.
+      **kwargs: The arguments of `models.network.Network`, with the defaults of `PATCHFORMER`, and
+        of `keras.Model`.
 
     Attributes:
-      encoder: a `PatchEncoder`; `patch_network`, `positions` and `attention_pooling` are its.
-      decoder: an `UpsamplingDecoder`.
+      encoder: A `PatchEncoder`; `patch_network`, `positions` and `attention_pooling` are its own.
+      decoder: An `UpsamplingDecoder`.
+
+    Raises:
+      ValueError: If `query`, `position` or `stem` is unknown, or `target_size` no power of two.
     """
+
+    network_defaults = PATCHFORMER
 
     def __init__(
         self,
-        grid: int = 14,
-        width: int = 64,
-        stem: str = "small",
-        attention_layers: int = 10,
-        num_heads: int = 16,
-        mlp_dim: int = 4096,
-        dropout_rate: float = 0.1,
-        position: str = "factorized",
         target_size: int = 8,
         num_levels: int = 4,
         query: str = "per_location",
         label_smoothing: float = 0.01,
         weight_decay: float = 0.0,
-        norm_momentum: float = 0.9,
-        norm_synchronized: bool = False,
-        seed: int = 0,
         **kwargs,
     ):
-        arguments = constructor_arguments(locals())
+        network = self.network_defaults.take(kwargs)
         super().__init__(**kwargs)
-        self._arguments = arguments
+        self._arguments = {
+            **network.arguments(),
+            "target_size": target_size,
+            "num_levels": num_levels,
+            "query": query,
+            "label_smoothing": label_smoothing,
+            "weight_decay": weight_decay,
+        }
         if query not in QUERIES:
             raise ValueError(f"query={query!r}: expected 'per_location' or 'pooled'")
         self.query, self.label_smoothing = query, label_smoothing
-        self.encoder = _make_encoder(arguments)
+        self.encoder = PatchEncoder(**network.arguments(), name="encoder")
         self.decoder = UpsamplingDecoder(
-            target_size, num_levels, norm_momentum, norm_synchronized, name="decoder"
+            target_size,
+            num_levels,
+            network.norm_momentum,
+            network.norm_synchronized,
+            name="decoder",
         )
         self._make_metrics("pixel_accuracy", weight_decay)
 
@@ -203,11 +179,11 @@ class PatchFormerPretrainer(TrainableModel):
     feature_layer = property(lambda self: self.encoder)
 
     def build(self, input_shape):
-        """Builds every weight; `input_shape` is the dict of the batch's shapes (see `call`)."""
+        """Builds every weight; `input_shape` is the dict of the batch's shapes, see `call`."""
         patches = tuple(input_shape["context_patches"])
         self.patch_size = patches[2]
         self.encoder.build(patches)
-        build_under_name([(self.decoder, [None, self.encoder.hidden_dim])])
+        build(self.decoder, [None, self.encoder.hidden_dim])
         self.built = True
 
     def get_build_config(self):
@@ -218,14 +194,15 @@ class PatchFormerPretrainer(TrainableModel):
         self.build({"context_patches": [None, None, size, size, 3]})
 
     def call(self, x: dict, training=None) -> tf.Tensor:
-        """Answers every hidden pixel.
+        """Predicts the grey level of every hidden pixel.
 
         Args:
-          x: `context_patches` uint8 `[B, C, p, p, 3]`, `context_positions` int32 `[B, C]`,
-            `target_positions` int32 `[B, T]`; other keys are of no matter here.
+          x: A dict of `context_patches` uint8 `[B, C, p, p, 3]`, `context_positions` int32
+            `[B, C]` and `target_positions` int32 `[B, T]`. Other keys are ignored.
+          training: Whether layers behave as in training.
 
         Returns:
-          logits `[B, T, s, s, K]`, float32 (or float64).
+          Logits `[B, T, s, s, K]`, float32 (or float64).
         """
         encoder, targets = self.encoder, x["target_positions"]
         context = encoder(x["context_patches"], x["context_positions"], training=training)
@@ -237,18 +214,19 @@ class PatchFormerPretrainer(TrainableModel):
         logits = self.decoder(tf.reshape(v, [-1, encoder.hidden_dim]), training=training)
         return tf.reshape(logits, [-1, targets.shape[1], *logits.shape[1:]])
 
-    def loss_and_accuracy(self, data: dict, training: bool) -> tuple:
-        """Loss and pixel accuracy of each image; `data` as `call`'s x, with `target_levels`."""
+    def loss_and_accuracy(self, data, training: bool) -> tuple:
+        """See `TrainableModel.loss_and_accuracy`; `data` is `call`'s x with `target_levels`."""
         logits, levels = self(data, training=training), data["target_levels"]
         smoothing = self.label_smoothing if training else 0.0
         losses = classification_loss(logits, levels, smoothing)  # [B, T, s, s]
         return tf.reduce_mean(losses, axis=[1, 2, 3]), pixel_accuracy(logits, levels)
 
     def image_features(self, images: tf.Tensor, training=None) -> tf.Tensor:
-        """What is exported: the pooled context of all patches.
+        """Computes what is exported: the pooled context of all patches.
 
         Args:
-          images: uint8 or float in [0, 255], `[B, S, S, 3]`.
+          images: uint8, or float in [0, 255], `[B, S, S, 3]`.
+          training: Whether layers behave as in training.
 
         Returns:
           `[B, D]` in the compute dtype.
@@ -260,60 +238,62 @@ class PatchFormerPretrainer(TrainableModel):
 
 
 class PatchFormerClassifier(ImageClassifier):
-    """Finetuning (section 2.2): encoder, pooled vector, a residual unit, dropout, a dense layer.
+    """Encoder, pooled vector, residual unit, dropout and a dense layer (section 2.2).
 
     Args:
-      num_classes: K.
-      image_size: side S of the images in pixels.
-      grid, width, stem, attention_layers, num_heads, mlp_dim, dropout_rate, position,
-      norm_momentum, norm_synchronized, seed: see `PatchEncoder`; `dropout_rate` also of the
-        dropout before the last layer.
-      mask_ratio: part of each image's patches that training leaves out, others at each step.
-      label_smoothing: see `losses.classification_loss`; in training only.
-      weight_decay: factor of the L2 penalty in the loss; AdamW decays by itself.
+      num_classes: Number of classes, K.
+      image_size: Side S of the images in pixels.
+      mask_ratio: Fraction of each image's patches that training leaves out, drawn anew at each
+        step.
+      label_smoothing: See `losses.classification_loss`; in training only.
+      weight_decay: Factor of the L2 penalty in the loss; AdamW decays weights by itself.
+      **kwargs: The arguments of `models.network.Network`, with the defaults of `PATCHFORMER`, and
+        of `keras.Model`. `dropout_rate` is also that of the dropout before the last layer.
 
     Attributes:
-      encoder: a `PatchEncoder`.
-      residual: a `BottleneckUnit`, as P has them, on the pooled vector.
-      head: the dense layer.
+      encoder: A `PatchEncoder`.
+      residual: A `BottleneckUnit` like those of P, on the pooled vector.
+      head: The dense layer.
+
+    Raises:
+      ValueError: If `position` or `stem` is unknown, or `grid` does not divide `image_size`.
     """
+
+    network_defaults = PATCHFORMER
 
     def __init__(
         self,
         num_classes: int,
         image_size: int = 224,
-        grid: int = 14,
-        width: int = 64,
-        stem: str = "small",
-        attention_layers: int = 10,
-        num_heads: int = 16,
-        mlp_dim: int = 4096,
-        dropout_rate: float = 0.1,
-        position: str = "factorized",
         mask_ratio: float = 0.1,
         label_smoothing: float = 0.1,
         weight_decay: float = 0.0,
-        norm_momentum: float = 0.9,
-        norm_synchronized: bool = False,
-        seed: int = 0,
         **kwargs,
     ):
-        arguments = constructor_arguments(locals())
+        network = self.network_defaults.take(kwargs)
         super().__init__(**kwargs)
-        self._arguments = arguments
-        if image_size % grid:
-            raise ValueError(f"grid={grid} does not divide image_size={image_size}")
-        self.image_size, self.patch_size = image_size, image_size // grid
-        self.encoder = _make_encoder(arguments)
-        after = 3000 * seed + 3 * (attention_layers + 1)  # the first seed that no block has
-        self.patch_dropout = PatchDropout(mask_ratio, after, name="patch_dropout")
+        self._arguments = {
+            **network.arguments(),
+            "num_classes": num_classes,
+            "image_size": image_size,
+            "mask_ratio": mask_ratio,
+            "label_smoothing": label_smoothing,
+            "weight_decay": weight_decay,
+        }
+        if image_size % network.grid:
+            raise ValueError(f"grid={network.grid} does not divide image_size={image_size}")
+        self.image_size, self.patch_size = image_size, image_size // network.grid
+        self.encoder = PatchEncoder(**network.arguments(), name="encoder")
+        # The first dropout seed that no block has: each block, and the pooling's, has three.
+        seed = 3 * (network.first_block_seed + network.attention_layers + 1)
+        self.patch_dropout = PatchDropout(mask_ratio, seed, name="patch_dropout")
         self.residual = BottleneckUnit(
             self.encoder.hidden_dim // EXPANSION,
-            norm_momentum=norm_momentum,
-            synchronized=norm_synchronized,
+            norm_momentum=network.norm_momentum,
+            synchronized=network.norm_synchronized,
             name="residual",
         )
-        self.dropout = StatelessDropout(dropout_rate, after + 1, name="dropout")
+        self.dropout = StatelessDropout(network.dropout_rate, seed + 1, name="dropout")
         self._make_head(num_classes, label_smoothing, weight_decay)
 
     patch_network = property(lambda self: self.encoder.patch_network)
@@ -323,18 +303,14 @@ class PatchFormerClassifier(ImageClassifier):
         """Builds every weight."""
         dim = self.encoder.hidden_dim
         self.encoder.build([None, None, self.patch_size, self.patch_size, 3])
-        build_under_name(
-            [
-                (self.patch_dropout, None),
-                (self.residual, [None, 1, 1, dim]),
-                (self.dropout, None),
-                (self.head, [None, dim]),
-            ]
-        )
+        build(self.patch_dropout, None)
+        build(self.residual, [None, 1, 1, dim])
+        build(self.dropout, None)
+        build(self.head, [None, dim])
         self.built = True
 
     def features(self, images: tf.Tensor, training=None) -> tf.Tensor:
-        """As `ImageClassifier.features`; D = 16 * width. `training` is a bool or None."""
+        """See `ImageClassifier.features`; `training` is a bool or None."""
         training = bool(keras.backend.learning_phase() if training is None else training)
         patches = patchify(images, self.patch_size)  # [B, N, p, p, 3]
         positions = self.patch_dropout.kept(tf.shape(patches)[0], patches.shape[1], training)
@@ -345,14 +321,14 @@ class PatchFormerClassifier(ImageClassifier):
         return self.dropout(u, training=training)
 
     def transfers(self, pretrainer, origin: str) -> list:
-        """All of the encoder."""
+        """See `ImageClassifier.transfers`: all of the encoder."""
         if not isinstance(pretrainer, PatchFormerPretrainer):
             raise UserError(
-                f"{origin} is of Selfie, not of PatchFormer: give another config, e.g. "
-                "--config=configs/finetune_cifar10.py"
+                f"{origin} has no encoder of PatchFormer's, which PatchFormerClassifier needs: use "
+                "ResNetClassifier with head='resnet50'"
             )
         theirs, mine = pretrainer.encoder, self.encoder
         return [
-            (getattr(theirs, part), getattr(mine, part))
-            for part in ("patch_network", "positions", "transformer", "attention_pooling")
+            (getattr(theirs, name), getattr(mine, name))
+            for name in ("patch_network", "positions", "transformer", "attention_pooling")
         ]

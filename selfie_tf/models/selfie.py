@@ -3,103 +3,75 @@
 import tensorflow as tf
 
 from selfie_tf.layers.attention import at_least_float32
-from selfie_tf.layers.attention_pooling import AttentionPooling
-from selfie_tf.layers.resnet import ResNetV2
+from selfie_tf.layers.building import build
 from selfie_tf.losses import patch_accuracy, patch_classification_loss
-from selfie_tf.models.base import (
-    TrainableModel,
-    build_under_name,
-    constructor_arguments,
-    make_positions,
-    patch_vectors,
-)
+from selfie_tf.models.base import TrainableModel, patch_vectors
+from selfie_tf.models.network import Network
 
 
 class SelfiePretrainer(TrainableModel):
-    """Predicts which of an image's hidden patches belongs at each of its hidden places.
+    """Predicts which of an image's hidden patches belongs at which hidden position.
 
-    P turns every patch into a vector h. The seen ones, with their position embeddings, are pooled
-    into u. The query of hidden place t is v = u + position embedding of t; its logits are the dot
-    products of v with the h of *all* hidden patches of the same image, without positions.
+    P turns every patch into a vector h. The vectors of the visible patches, plus their position
+    embeddings, are pooled into u. The query of hidden position t is v = u + position embedding
+    of t. Its logits are the dot products of v with the vectors h of *all* hidden patches of the
+    same image, without position embeddings.
 
     Args:
-      grid: patches a side.
-      width: channels of P's stem; h has D = 16 * width.
-      stem: "small" or "imagenet", see `ResNetV2`.
-      attention_layers, num_heads, mlp_dim, dropout_rate: of A, see `AttentionPooling`.
-      position: "learned" or "factorized".
-      pooling: "attention", or its special cases "mean" and "max" (section 2.2) with no weights.
+      pooling: "attention", or its special cases "mean" and "max" (section 2.2), which have no
+        weights.
       logit_scale: "none" (the paper's plain dot product) or "sqrt_dim" (divided by sqrt(D)).
-      weight_decay: factor of the L2 penalty in the loss.
-      norm_momentum, norm_synchronized: of batch normalisation, see `ResNetV2`.
-      seed: int, of the dropout.
+      weight_decay: Factor of the L2 penalty in the loss.
+      **kwargs: The arguments of `models.network.Network`, with its defaults, and of `keras.Model`.
 
     Attributes:
-      patch_network: P, a `ResNetV2` of three groups.
+      patch_network: P, a `ResNetV2` of three groups. Its output width is D.
+      positions: The position embeddings.
       attention_pooling: A, an `AttentionPooling`; None with another pooling.
-      positions: the position embeddings.
+
+    Raises:
+      ValueError: If `pooling`, `logit_scale`, `position` or `stem` is unknown.
     """
+
+    network_defaults = Network()
 
     def __init__(
         self,
-        grid: int = 4,
-        width: int = 64,
-        stem: str = "small",
-        attention_layers: int = 3,
-        num_heads: int = 32,
-        mlp_dim: int = 640,
-        dropout_rate: float = 0.1,
-        position: str = "learned",
         pooling: str = "attention",
         logit_scale: str = "none",
         weight_decay: float = 1e-4,
-        norm_momentum: float = 0.9,
-        norm_synchronized: bool = False,
-        seed: int = 0,
         **kwargs,
     ):
-        arguments = constructor_arguments(locals())
+        network = self.network_defaults.take(kwargs)
         super().__init__(**kwargs)
-        self._arguments = arguments
+        self._arguments = {
+            **network.arguments(),
+            "pooling": pooling,
+            "logit_scale": logit_scale,
+            "weight_decay": weight_decay,
+        }
         if pooling not in ("attention", "mean", "max"):
             raise ValueError(f"pooling={pooling!r}: expected 'attention', 'mean' or 'max'")
         if logit_scale not in ("none", "sqrt_dim"):
             raise ValueError(f"logit_scale={logit_scale!r}: expected 'none' or 'sqrt_dim'")
-        self.hidden_dim = 16 * width
         self.pooling = pooling
+        self.patch_network = network.make_backbone("patch_network")
+        self.hidden_dim = self.patch_network.output_dim
         self.logit_factor = self.hidden_dim**-0.5 if logit_scale == "sqrt_dim" else 1.0
-        self.patch_network = ResNetV2(
-            width=width,
-            num_groups=3,
-            stem=stem,
-            norm_momentum=norm_momentum,
-            synchronized=norm_synchronized,
-            name="patch_network",
-        )
-        self.positions = make_positions(position, grid, self.hidden_dim)
+        self.positions = network.make_positions(self.hidden_dim)
         self.attention_pooling = None
         if pooling == "attention":
-            self.attention_pooling = AttentionPooling(
-                attention_layers,
-                num_heads,
-                mlp_dim,
-                dropout_rate,
-                1000 * seed,  # blocks count on from here
-                name="attention_pooling",
-            )
+            self.attention_pooling = network.make_attention_pooling()
         self._make_metrics("patch_accuracy", weight_decay)
 
     def build(self, input_shape):
-        """Builds every weight; `input_shape` is the dict of the batch's shapes (see `call`)."""
+        """Builds every weight; `input_shape` is the dict of the batch's shapes, see `call`."""
         patch_shape = tuple(input_shape["context_patches"])[2:]
         self.patch_size = patch_shape[0]
-        build_under_name(
-            [
-                (self.patch_network, [None, *patch_shape]),
-                (self.positions, [None, None]),
-                (self.attention_pooling, [None, None, self.hidden_dim]),
-            ]
-        )
+        build(self.patch_network, [None, *patch_shape])
+        build(self.positions, [None, None])
+        if self.attention_pooling is not None:
+            build(self.attention_pooling, [None, None, self.hidden_dim])
         self.built = True
 
     def get_build_config(self):
@@ -110,10 +82,11 @@ class SelfiePretrainer(TrainableModel):
         self.build({"context_patches": [None, None, size, size, 3]})
 
     def patch_features(self, patches: tf.Tensor, training=None) -> tf.Tensor:
-        """h of every patch.
+        """Computes the vector h of every patch.
 
         Args:
-          patches: uint8 or float in [0, 255], `[B, N, p, p, 3]`.
+          patches: uint8, or float in [0, 255], `[B, N, p, p, 3]`.
+          training: Whether batch normalisation uses the batch's statistics.
 
         Returns:
           `[B, N, D]` in the compute dtype.
@@ -121,10 +94,11 @@ class SelfiePretrainer(TrainableModel):
         return patch_vectors(self.patch_network, patches, training=training)
 
     def image_features(self, images: tf.Tensor, training=None) -> tf.Tensor:
-        """What is exported: P's feature map of whole images, averaged.
+        """Computes what is exported: P's feature map of whole images, averaged.
 
         Args:
-          images: uint8 or float in [0, 255], `[B, H, W, 3]`.
+          images: uint8, or float in [0, 255], `[B, H, W, 3]`.
+          training: Whether batch normalisation uses the batch's statistics.
 
         Returns:
           `[B, D]` in the compute dtype.
@@ -133,11 +107,19 @@ class SelfiePretrainer(TrainableModel):
 
     @property
     def feature_layer(self):
-        """The layer that has the weights of `image_features`."""
+        """The layer that holds the weights of `image_features`."""
         return self.patch_network
 
     def pool(self, features: tf.Tensor, training=None) -> tf.Tensor:
-        """u: `[B, N, D]` (h + position embedding) pooled to `[B, D]`."""
+        """Pools vectors into u.
+
+        Args:
+          features: h + position embedding of the visible patches, `[B, N, D]`.
+          training: Whether dropout is on.
+
+        Returns:
+          u, `[B, D]`.
+        """
         if self.pooling == "mean":
             return tf.reduce_mean(features, axis=1)
         if self.pooling == "max":
@@ -145,31 +127,34 @@ class SelfiePretrainer(TrainableModel):
         return self.attention_pooling(features, training=training)
 
     def call(self, x: dict, training=None) -> tf.Tensor:
-        """Scores every hidden patch at every hidden place.
+        """Scores every hidden patch at every hidden position.
 
         Args:
-          x: `context_patches` uint8 `[B, C, p, p, 3]`, `context_positions` int32 `[B, C]`,
-            `target_patches` uint8 `[B, T, p, p, 3]`, `target_positions` int32 `[B, T]`.
+          x: A dict of `context_patches` uint8 `[B, C, p, p, 3]`, `context_positions` int32
+            `[B, C]`, `target_patches` uint8 `[B, T, p, p, 3]` and `target_positions` int32
+            `[B, T]`.
+          training: Whether layers behave as in training.
 
         Returns:
-          logits float32 `[B, T, T]` (float64 in that precision): `[b, t, j]` scores patch j at
-          place t; patch t is right at place t.
+          Logits `[B, T, T]`, float32 (float64 in that precision). `[b, t, j]` scores patch j at
+          position t, where patch t is the right one.
         """
         # One call of P over all patches: one set of batch statistics, each patch computed once.
         patches = tf.concat([x["context_patches"], x["target_patches"]], axis=1)
         num_context = x["context_patches"].shape[1]
         h = self.patch_features(patches, training=training)  # [B, C + T, D]
         context, target = h[:, :num_context], h[:, num_context:]
-        # Positions go to the encoder's h only: with the targets' they would give the answer away.
+        # Only the visible patches get position embeddings: those of the hidden ones would tell
+        # which patch belongs where.
         u = self.pool(context + self.positions(x["context_positions"]), training=training)
         v = u[:, None] + self.positions(x["target_positions"])  # [B, T, D]
-        # In float32 also under mixed precision: plain logits reach hundreds, where bfloat16
-        # tells only whole numbers apart.
+        # In float32 also under mixed precision: plain logits reach hundreds, where bfloat16 only
+        # resolves whole numbers.
         return self.logit_factor * tf.matmul(
             at_least_float32(v), at_least_float32(target), transpose_b=True
         )
 
-    def loss_and_accuracy(self, data: dict, training: bool) -> tuple:
-        """Loss and patch accuracy of each image; see `call` for `data`."""
+    def loss_and_accuracy(self, data, training: bool) -> tuple:
+        """See `TrainableModel.loss_and_accuracy`; `data` is the `x` of `call`."""
         logits = self(data, training=training)
         return patch_classification_loss(logits), patch_accuracy(logits)

@@ -8,16 +8,16 @@ from selfie_tf.errors import UserError
 def copy_weights(source: keras.Model, target: keras.Model, origin: str) -> dict:
     """Copies all weights between two built models of one class.
 
-    Moving statistics are copied, too. What belongs to a run stays: metrics, and dropout's count of
-    calls.
+    Moving statistics are copied, too. Metrics and dropout's counts of calls are not: they belong to
+    a run.
 
     Args:
       source, target: Built models.
       origin: What error messages call the source.
 
     Returns:
-      `loaded`, `fresh` and `unused`: names of the tensors that were copied, of those of `target`
-      that were not, and of those of `source` that were not; the latter two are empty.
+      A dict of three lists of tensor names, as `load_pretrained_weights` returns it. Here `fresh`
+      and `unused` are empty.
 
     Raises:
       UserError: On the first tensor that differs; nothing is copied then.

@@ -1,7 +1,6 @@
 """What holds for every pretraining model: batches, bits, resuming, replicas, saving, exporting."""
 
 import dataclasses
-import inspect
 import random
 import time
 
@@ -26,6 +25,7 @@ from helpers import (
     TINY_PATCHFORMER,
     assert_close,
     assert_identical,
+    constructor_defaults,
     held_out_batches,
     log_points,
     result_of,
@@ -265,11 +265,9 @@ def test_models_are_saved_and_loaded(kind, model, batch, tmp_path):
 
 
 def test_get_config_holds_every_argument_of_the_constructor(kind, model):
-    parameters = inspect.signature(kind.model.__init__).parameters
     expected = {
-        name: not p.default if isinstance(p.default, bool) else p.default
-        for name, p in parameters.items()
-        if name not in ("self", "kwargs")
+        name: not default if isinstance(default, bool) else default
+        for name, default in constructor_defaults(kind.model).items()
     }
     expected |= {k: v + 1 for k, v in expected.items() if type(v) is int and k != "target_size"}
     config = kind.model(**expected).get_config()

@@ -141,6 +141,7 @@ def test_shapes(side, num_groups, stem, out_side, group_sides):
     assert network(inputs).shape.as_list() == [None, out_side, out_side, channels]
     declared = network.compute_output_shape([5, side, side, 3])
     assert tuple(declared) == (5, out_side, out_side, channels)
+    assert network.output_dim == channels
     shape, sides = network.stem.compute_output_shape([5, side, side, 3]), []
     for group in network.groups:
         shape = group.compute_output_shape(shape)
@@ -388,8 +389,8 @@ def test_mixed_precision_keeps_float32_variables():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: resnet.ResNetV2(num_groups=5), "num_groups must be 1 to 4, got 5"),
-        (lambda: resnet.ResNetV2(stem="big"), "stem must be 'small' or 'imagenet', got 'big'"),
+        (lambda: resnet.ResNetV2(num_groups=5), "num_groups=5: expected 1 to 4"),
+        (lambda: resnet.ResNetV2(stem="big"), "stem='big': expected 'small' or 'imagenet'"),
         (lambda: resnet.BottleneckUnit(4, strides=2), "project must be True"),
         (lambda: resnet.BottleneckUnit(4).build([1, 2, 2, 4]), "16 channels"),
     ],

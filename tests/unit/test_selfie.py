@@ -1,7 +1,5 @@
 """The pretraining model, whole."""
 
-import inspect
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,7 +10,7 @@ from selfie_tf.losses import patch_classification_loss
 from selfie_tf.models.selfie import SelfiePretrainer
 from selfie_tf.training.build import build_pretrainer
 
-from helpers import make_batch
+from helpers import constructor_defaults, make_batch
 
 TINY = {"grid": 4, "width": 2, "attention_layers": 1, "num_heads": 2, "mlp_dim": 16}
 
@@ -131,6 +129,11 @@ def test_unknown_choices_are_refused(argument):
         SelfiePretrainer(**{argument: "median"})
 
 
+def test_a_misspelt_argument_is_refused():
+    with pytest.raises(TypeError, match="widht"):
+        SelfiePretrainer(widht=2)
+
+
 def test_train_step_is_nesterov_sgd_on_loss_plus_l2(rng):
     """Two steps against the update written out, weight by weight."""
     batch = make_batch(rng, batch=4)
@@ -209,13 +212,12 @@ def test_get_config_holds_every_argument_and_models_are_saved_and_loaded(rng, tm
         "norm_synchronized": True,
         "seed": 3,
     }
-    parameters = set(inspect.signature(SelfiePretrainer.__init__).parameters) - {"self", "kwargs"}
-    assert set(arguments) == parameters
+    assert set(arguments) == set(constructor_defaults(SelfiePretrainer))
     model = SelfiePretrainer(**arguments)
     batch = make_batch(rng)
     expected = model(batch, training=False)
     config = model.get_config()
-    assert {name: config[name] for name in parameters} == arguments
+    assert {name: config[name] for name in arguments} == arguments
     path = str(tmp_path / "model.keras")
     model.save(path)
     custom = {"SelfiePretrainer": SelfiePretrainer}

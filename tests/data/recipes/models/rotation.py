@@ -3,9 +3,10 @@
 import tensorflow as tf
 import tf_keras as keras
 
+from selfie_tf.layers.building import build
 from selfie_tf.layers.resnet import ResNetV2
 from selfie_tf.losses import classification_loss, top_k
-from selfie_tf.models.base import TrainableModel, build_under_name, normalize
+from selfie_tf.models.base import TrainableModel, normalize
 
 
 class RotationPretrainer(TrainableModel):
@@ -17,13 +18,12 @@ class RotationPretrainer(TrainableModel):
         super().__init__(**kwargs)
         self._arguments = {"width": width, "stem": stem, "weight_decay": weight_decay}
         self.patch_network = ResNetV2(width=width, num_groups=3, stem=stem, name="patch_network")
-        self.feature_dim = 16 * width
         self.head = keras.layers.Dense(4, name="head")
         self._make_metrics("rotation_accuracy", weight_decay)
 
     def build(self, input_shape):
-        images = [None, *input_shape["image"][1:]]
-        build_under_name([(self.patch_network, images), (self.head, [None, self.feature_dim])])
+        build(self.patch_network, [None, *input_shape["image"][1:]])
+        build(self.head, [None, self.patch_network.output_dim])
         self.built = True
 
     @property
