@@ -8,8 +8,7 @@ from selfie_tf.config import NETWORK_KEYS, PretrainConfig
 from selfie_tf.data import make_source
 from selfie_tf.errors import UserError
 from selfie_tf.methods import read_config
-from selfie_tf.models.classifier import load_pretrained_weights
-from selfie_tf.models.transfer import copy_weights
+from selfie_tf.models.transfer import copy_weights, load_pretrained_weights
 from selfie_tf.storage.files import read_json
 from selfie_tf.training.load import load_pretraining_run, read_run_config
 

@@ -11,9 +11,10 @@ import tf_keras as keras
 
 from selfie_tf.config import PatchFormerConfig, SelfieConfig
 from selfie_tf.data import make_source
-from selfie_tf.models.classifier import ResNetClassifier, load_pretrained_weights
+from selfie_tf.models.classifier import ResNetClassifier
 from selfie_tf.models.patchformer import PatchFormerPretrainer
 from selfie_tf.models.selfie import SelfiePretrainer
+from selfie_tf.models.transfer import load_pretrained_weights
 from selfie_tf.training.build import build_pretrainer
 from selfie_tf.training.load import load_pretrained
 

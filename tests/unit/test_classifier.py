@@ -8,8 +8,9 @@ import tf_keras as keras
 from selfie_tf.errors import UserError
 from selfie_tf.losses import classification_loss
 from selfie_tf.models.base import normalize
-from selfie_tf.models.classifier import ResNetClassifier, load_pretrained_weights
+from selfie_tf.models.classifier import ResNetClassifier
 from selfie_tf.models.selfie import SelfiePretrainer
+from selfie_tf.models.transfer import load_pretrained_weights
 from selfie_tf.patches import patchify
 
 from helpers import constructor_defaults, make_batch

@@ -7,9 +7,10 @@ import tf_keras as keras
 
 from selfie_tf.config import FinetuneConfig, PatchFormerConfig
 from selfie_tf.errors import UserError
-from selfie_tf.models.classifier import ResNetClassifier, load_pretrained_weights
+from selfie_tf.models.classifier import ResNetClassifier
 from selfie_tf.models.patchformer import PatchFormerClassifier, PatchFormerPretrainer
 from selfie_tf.models.selfie import SelfiePretrainer
+from selfie_tf.models.transfer import load_pretrained_weights
 from selfie_tf.optimizers import make_optimizer
 from selfie_tf.patches import patchify
 from selfie_tf.training.build import build_classifier, build_pretrainer
