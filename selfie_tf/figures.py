@@ -1,4 +1,4 @@
-"""Pictures of what is learnt: jigsaws (Selfie's Figure 2), reconstructions, training curves."""
+"""Pictures of what is learnt: jigsaws (Selfie's Figure 2), reconstructions, curves, confusion."""
 
 import warnings
 
@@ -9,14 +9,15 @@ WHITE, RED, HIDDEN = (255, 255, 255), (230, 30, 30), (128, 128, 128)
 
 
 def arrange(batch: dict, choices: np.ndarray | None, grid: int, border: bool = True) -> np.ndarray:
-    """Puts an image's patches where they belong, or the hidden ones where the model puts them.
+    """Puts patches together to images, the hidden ones where the model puts them.
 
     Args:
-      batch: the model's input as NumPy arrays, see `models.selfie.SelfiePretrainer.call`.
-      choices: int `[B, T]`, the target patch chosen for each hidden place, drawn with a border:
-        white if right, red if wrong. None leaves the places grey.
-      grid: patches a side.
-      border: whether there is one.
+      batch: The model's input as NumPy arrays, see `models.selfie.SelfiePretrainer.call`.
+      choices: int `[B, T]`, the number of the hidden patch to draw at each hidden position, with a
+        white border if it is the right one and a red border if not. None leaves the hidden
+        positions grey.
+      grid: Patches per side.
+      border: Whether borders are drawn.
 
     Returns:
       uint8 `[B, S, S, 3]`.
@@ -45,7 +46,7 @@ def arrange(batch: dict, choices: np.ndarray | None, grid: int, border: bool = T
 
 
 def original(batch: dict, grid: int) -> np.ndarray:
-    """The images that `batch` was cut from: uint8 `[B, S, S, 3]`."""
+    """Returns the images that `batch` was cut from, uint8 `[B, S, S, 3]`."""
     whole = {
         "context_patches": np.concatenate([batch["context_patches"], batch["target_patches"]], 1),
         "context_positions": np.concatenate(
@@ -58,20 +59,22 @@ def original(batch: dict, grid: int) -> np.ndarray:
 
 
 def draw_jigsaw(path, batch: dict, choices_at: dict, grid: int) -> None:
-    """Draws the jigsaw as a PNG: a row an image; original, hidden places, then a column a step.
+    """Draws the jigsaw as a PNG, one row per image.
+
+    The columns are the original, the visible patches, and what the model chooses after each step.
 
     Args:
-      path: file name, or a file open for writing.
-      batch: images to show, see `arrange`.
-      choices_at: {step: int `[B, T]` choices}, ascending.
-      grid: patches a side.
+      path: A file name, or a file that is open for writing.
+      batch: The images to show, see `arrange`.
+      choices_at: {step: choices int `[B, T]`}, in ascending order.
+      grid: Patches per side.
     """
     truth = np.arange(batch["target_positions"].shape[1])
-    columns = [("original", original(batch, grid)), ("hidden", arrange(batch, None, grid))]
+    columns = [("original", original(batch, grid)), ("visible", arrange(batch, None, grid))]
     for step, choices in choices_at.items():
-        right = np.mean(choices == truth)
+        fraction = np.mean(choices == truth)
         images = arrange(batch, choices, grid)
-        columns.append((f"step {step:,}\n{right:.0%} right", images))
+        columns.append((f"step {step:,}\n{fraction:.0%} correct", images))
     _draw_columns(path, columns)
 
 
@@ -89,42 +92,44 @@ def _draw_columns(path, columns):
 
 
 def draw_reconstruction(
-    path, batch: dict, answers_at: dict, grid: int, num_levels: int, title_of_truth: str = "truth"
+    path, batch: dict, levels_at: dict, grid: int, num_levels: int, truth_title: str = "truth"
 ) -> None:
-    """Draws hidden patches as decoded, as a PNG: a row an image.
+    """Draws the decoded grey levels of hidden patches as a PNG, one row per image.
 
-    Columns: original, visible patches, the answers of each step, the truth. Answers and truth are
-    grey levels, see `put_levels`.
+    The columns are the original, the visible patches, the levels predicted after each step, and
+    the true levels, see `put_levels`.
 
     Args:
-      path: file name, or a file open for writing.
-      batch: images to show, as `PatchFormerPretrainer.call` takes them, and `original` uint8
+      path: A file name, or a file that is open for writing.
+      batch: The images to show, as `PatchFormerPretrainer.call` takes them, and `original` uint8
         `[B, S, S, 3]`.
-      answers_at: {step: int `[B, T, s, s]` levels}, ascending.
-      grid: patches a side.
-      num_levels: of grey.
-      title_of_truth: over the last column.
+      levels_at: {step: predicted levels int `[B, T, s, s]`}, in ascending order.
+      grid: Patches per side.
+      num_levels: Number of grey levels.
+      truth_title: Title of the last column.
     """
     truth = batch["target_levels"]
     blank = np.zeros([*truth.shape[:2], *batch["context_patches"].shape[2:]], np.uint8)
     visible = arrange({**batch, "target_patches": blank}, None, grid)
     columns = [("original", batch["original"]), ("visible", visible)]
-    for step, levels in answers_at.items():
-        title = f"step {step:,}\n{np.mean(levels == truth):.0%} right"
+    for step, levels in levels_at.items():
+        title = f"step {step:,}\n{np.mean(levels == truth):.0%} correct"
         columns.append((title, put_levels(batch, levels, grid, num_levels)))
-    columns.append((title_of_truth, put_levels(batch, truth, grid, num_levels)))
+    columns.append((truth_title, put_levels(batch, truth, grid, num_levels)))
     _draw_columns(path, columns)
 
 
 def put_levels(batch: dict, levels: np.ndarray, grid: int, num_levels: int) -> np.ndarray:
-    """Puts the visible patches where they belong, and levels, as greys, at the hidden places.
+    """Puts the visible patches together, with grey levels at the hidden positions.
 
-    The levels are enlarged to fill the patch, also where they are only of its middle: small squares
-    on a grey ground are hard to read.
+    The levels are enlarged to fill the patch, even if they only belong to its middle: small squares
+    on grey are hard to read.
 
     Args:
+      batch: The images, see `draw_reconstruction`.
       levels: int `[B, T, s, s]`.
-      batch, grid, num_levels: as in `draw_reconstruction`.
+      grid: Patches per side.
+      num_levels: Number of grey levels.
 
     Returns:
       uint8 `[B, S, S, 3]`.
@@ -137,14 +142,14 @@ def put_levels(batch: dict, levels: np.ndarray, grid: int, num_levels: int) -> n
     return arrange({**batch, "target_patches": patches}, right, grid, border=False)
 
 
-def draw_curves(path, points: list, accuracy: str, guesses: dict) -> None:
+def draw_curves(path, points: list, accuracy: str, baselines: dict) -> None:
     """Draws loss and accuracy over steps as a PNG.
 
     Args:
-      path: file name, or a file open for writing.
-      points: dicts with `step`, `loss` and `accuracy`, as in metrics.jsonl.
-      accuracy: name of the metric.
-      guesses: {"loss" or accuracy: {label: value}} of answers that have learnt nothing.
+      path: A file name, or a file that is open for writing.
+      points: Dicts with `step`, `loss` and the accuracy, as in metrics.jsonl.
+      accuracy: Name of the accuracy metric.
+      baselines: {"loss" or `accuracy`: {label: value}}, what is reached without learning.
     """
     figure, axes = _figure(1, 2, (8, 3))
     steps = [point["step"] for point in points]
@@ -156,9 +161,9 @@ def draw_curves(path, points: list, accuracy: str, guesses: dict) -> None:
         axis.set_xlabel("step")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
-        for style, (name, value) in zip(("--", ":"), guesses.get(key, {}).items()):
+        for style, (name, value) in zip(("--", ":"), baselines.get(key, {}).items()):
             axis.axhline(value, color="0.5", linestyle=style, linewidth=1, label=name)
-        if key in guesses:
+        if key in baselines:
             axis.legend(fontsize=8)
     losses = [point["loss"] for point in points]
     if max(losses) > 10 * min(losses) > 0:  # plain dot products start at hundreds
@@ -171,9 +176,9 @@ def draw_finetuning(path, runs: list, split: str = "test") -> None:
     """Draws training loss, test loss and test accuracy over steps as a PNG (the paper's Figure 3).
 
     Args:
-      path: file name, or a file open for writing.
-      runs: (label, log points, evaluations) of each run, dicts as in metrics.jsonl and
-        evaluations.jsonl; runs of one label share a colour. A single label needs no legend.
+      path: A file name, or a file that is open for writing.
+      runs: Tuples (label, log points, evaluations), one per run, as in metrics.jsonl and
+        evaluations.jsonl. Runs with the same label share a colour.
       split: "test" or "validation".
     """
     figure, axes = _figure(1, 3, (11, 3))
@@ -205,28 +210,28 @@ def draw_finetuning(path, runs: list, split: str = "test") -> None:
 
 
 def draw_confusion(path, matrix: np.ndarray, names) -> None:
-    """Draws a confusion matrix as a PNG, each row as parts of its class's images.
+    """Draws a confusion matrix as a PNG, each row as fractions of that class's images.
 
     Args:
-      path: file name, or a file open for writing.
-      matrix: int `[K, K]`, how often class i (row) was answered by class j (column).
-      names: K strings; up to 20 of them are written out, and the parts in per cent.
+      path: A file name, or a file that is open for writing.
+      matrix: int `[K, K]`, the number of images of class i (row) predicted as class j (column).
+      names: The K class names. Up to 20 are written out, with the fractions in per cent.
     """
     count, names = len(names), [_escape(name) for name in names]
-    parts = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = max(4.0, 0.45 * count) if count <= 20 else 8.0
     figure, axes = _figure(1, 1, (side + 1.6, side + 0.8))
     axis = axes[0, 0]
-    image = axis.imshow(parts, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    figure.colorbar(image, ax=axis, label="part of the class's images", shrink=0.8)
-    axis.set_xlabel("answer")
-    axis.set_ylabel("class")
+    image = axis.imshow(fractions, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    figure.colorbar(image, ax=axis, label="fraction of the class's images", shrink=0.8)
+    axis.set_xlabel("predicted class")
+    axis.set_ylabel("true class")
     if count <= 20:
         axis.set_xticks(range(count), names, rotation=60, ha="right", rotation_mode="anchor")
         axis.set_yticks(range(count), names)
         for i, j in np.argwhere(matrix):
-            color = "white" if parts[i, j] > 0.5 else "black"
-            text = f"{100 * parts[i, j]:.0f}"
+            color = "white" if fractions[i, j] > 0.5 else "black"
+            text = f"{100 * fractions[i, j]:.0f}"
             axis.text(j, i, text, ha="center", va="center", fontsize=8, color=color)
     _save(figure, path)
 

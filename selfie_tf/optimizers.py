@@ -1,4 +1,4 @@
-"""SGD, AdamW and LAMB, and a learning rate that warms up and then falls as a cosine."""
+"""SGD, AdamW and LAMB, and a learning rate that warms up and then decays as a cosine."""
 
 import warnings
 
@@ -13,15 +13,15 @@ _NO_KERNEL = r"^(?!(.*/)?kernel(/replica_\d+)?(:\d+)?$)"
 def warmup_cosine(
     learning_rate: float, steps: int, warmup_steps: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Linear from 0 to `learning_rate` in `warmup_steps`, then a half cosine to 0 at `steps`.
+    """Makes a schedule: linear warm-up from 0, then a half cosine down to 0.
 
     Args:
-      learning_rate: the peak.
-      steps: of the whole run, warm-up included.
-      warmup_steps: less than `steps`; 0 starts at the peak.
+      learning_rate: The peak, reached after `warmup_steps`.
+      steps: Number of steps of the whole run, including the warm-up. The rate is 0 there.
+      warmup_steps: Number of warm-up steps, less than `steps`. With 0 the run starts at the peak.
 
     Returns:
-      a Keras schedule from step to learning rate.
+      A Keras schedule from step to learning rate.
     """
     if not warmup_steps:
         return keras.optimizers.schedules.CosineDecay(learning_rate, steps)
@@ -39,25 +39,27 @@ def make_optimizer(
     beta_2: float = 0.999,
     epsilon: float = 1e-6,
 ) -> keras.optimizers.Optimizer:
-    """Makes the optimizer called `name`.
+    """Makes an optimizer.
+
+    Only kernels decay: normalisations, biases and embeddings do not.
 
     Args:
-      name: "sgd": SGD with Nesterov momentum (Selfie); "adamw": Adam with decoupled weight decay
-        (PatchFormer); "lamb": TensorFlow Addons' (You et al. 2019), for very large batches.
-      learning_rate: float or Keras schedule.
-      momentum: of SGD.
-      weight_decay: of AdamW: at each step a kernel loses this part of itself times the learning
-        rate; norms, biases and embeddings don't. Of LAMB: of the same, added to its update. Of no
-        matter to SGD: Selfie's decay is L2 in the loss, whose gradient passes through the momentum.
-      beta_1, beta_2, epsilon: of AdamW and LAMB; BERT's by default.
+      name: "sgd", with Nesterov momentum (Selfie); "adamw", Adam with decoupled weight decay
+        (PatchFormer); or "lamb", from TensorFlow Addons (You et al. 2019), for very large batches.
+      learning_rate: A float or a Keras schedule.
+      momentum: Momentum of SGD.
+      weight_decay: With AdamW, a kernel shrinks by this fraction times the learning rate at each
+        step. LAMB adds this multiple of the kernel to its update. SGD ignores it: Selfie's weight
+        decay is L2 in the loss, so that its gradient passes through the momentum.
+      beta_1, beta_2, epsilon: Of AdamW and LAMB; the defaults are those of BERT.
 
     Returns:
-      a Keras optimizer; LAMB is one of Keras's older kind (`keras.optimizers.legacy`), so use
-      `build`, `apply_gradients` and `current_learning_rate` here on either.
+      A Keras optimizer. LAMB is of an older kind (`keras.optimizers.legacy`); `build`,
+      `apply_gradients` and `current_learning_rate` of this module work with both.
 
     Raises:
-      ValueError: on an unknown name.
-      UserError: on LAMB without TensorFlow Addons.
+      ValueError: If `name` is unknown.
+      UserError: If LAMB is asked for and TensorFlow Addons is missing.
     """
     if name == "sgd":
         return keras.optimizers.SGD(learning_rate, momentum=momentum, nesterov=True)
@@ -65,8 +67,8 @@ def make_optimizer(
         optimizer = keras.optimizers.AdamW(
             learning_rate, weight_decay, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon
         )
-        # Searched for in names: a pattern that finds something unless the name's last part is
-        # `kernel`. A replica's copy of a variable has a part more, and must decay like the others.
+        # Keras searches names for this pattern, which matches unless the last component is
+        # `kernel`. A replica's copy has one more component, and must decay like the others.
         optimizer.exclude_from_weight_decay(var_names=[_NO_KERNEL])
         return optimizer
     if name == "lamb":
@@ -76,15 +78,15 @@ def make_optimizer(
             beta_2,
             epsilon,
             weight_decay,
-            # The layers' own step lengths too are for kernels only, as is usual.
+            # Step lengths per layer, too, are for kernels only, as is usual.
             exclude_from_weight_decay=[_NO_KERNEL],
             exclude_from_layer_adaptation=[_NO_KERNEL],
         )
-    raise ValueError(f"optimizer {name!r} is not known: expected 'sgd', 'adamw' or 'lamb'")
+    raise ValueError(f"optimizer {name!r} is unknown: expected 'sgd', 'adamw' or 'lamb'")
 
 
 def build(optimizer, variables) -> None:
-    """Makes the optimizer's variables for `variables`, so that a checkpoint holds them at once."""
+    """Makes the optimizer's variables now, so that a checkpoint before the first step has them."""
     if _is_legacy(optimizer):
         optimizer._create_all_weights(variables)
     else:
@@ -92,7 +94,7 @@ def build(optimizer, variables) -> None:
 
 
 def apply_gradients(optimizer, gradients, variables) -> None:
-    """One step with gradients that replicas agree on; call it in replica context."""
+    """Takes a step with gradients that are already summed over replicas; in replica context."""
     pairs = zip(gradients, variables, strict=True)
     if _is_legacy(optimizer):
         optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
@@ -101,7 +103,7 @@ def apply_gradients(optimizer, gradients, variables) -> None:
 
 
 def current_learning_rate(optimizer) -> float:
-    """The learning rate of the latest step."""
+    """Returns the learning rate of the latest step."""
     if _is_legacy(optimizer):
         latest = tf.maximum(optimizer.iterations - 1, 0)
         return float(optimizer.learning_rate(latest))
@@ -119,8 +121,8 @@ def _addons():
             import tensorflow_addons
     except ImportError as error:
         raise UserError(
-            "optimizer.name=lamb is TensorFlow Addons', which is not here or not for this "
-            "TensorFlow: with Python 3.11, pip install -r requirements/addons.txt in an "
-            "environment of its own; adamw needs nothing"
+            "optimizer.name=lamb needs TensorFlow Addons, which is not installed or does not fit "
+            "this TensorFlow: in a new environment with Python 3.11, pip install -r "
+            "requirements/addons.txt; or use optimizer.name=adamw"
         ) from error
     return tensorflow_addons.optimizers

@@ -1,6 +1,6 @@
-"""Cutting images into patches, splitting and masking them, as pure tensor functions.
+"""Cutting images into patches, and hiding some of them: pure functions of tensors.
 
-All of them run eagerly and inside tf.data, with static shapes.
+They run eagerly and inside tf.data, and their results have static shapes.
 """
 
 import tensorflow as tf
@@ -10,14 +10,14 @@ def patchify(images: tf.Tensor, size: int) -> tf.Tensor:
     """Cuts images into non-overlapping square patches, row by row.
 
     Args:
-      images: `[..., H, W, C]`, any dtype; H and W static and divisible by `size`.
-      size: side of a patch in pixels.
+      images: `[..., H, W, C]`, of any dtype. H and W are static and divisible by `size`.
+      size: Side p of a patch in pixels.
 
     Returns:
-      `[..., (H/size) * (W/size), size, size, C]`, the dtype of `images`.
+      `[..., (H / p) * (W / p), p, p, C]`, with the dtype of `images`.
 
     Raises:
-      ValueError: if H or W is not divisible by `size`.
+      ValueError: If H or W is not divisible by `size`.
     """
     *_, height, width, channels = images.shape
     if height % size or width % size:
@@ -32,17 +32,17 @@ def patchify(images: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def unpatchify(patches: tf.Tensor, rows: int) -> tf.Tensor:
-    """Puts patches back into images: the inverse of `patchify`.
+    """Puts patches back together to images, the inverse of `patchify`.
 
     Args:
-      patches: `[..., N, p, p, C]`, row by row, N divisible by `rows`.
-      rows: rows of the grid.
+      patches: `[..., N, p, p, C]`, row by row. N is divisible by `rows`.
+      rows: Rows of the grid.
 
     Returns:
       `[..., rows * p, (N / rows) * p, C]`.
 
     Raises:
-      ValueError: if N is not divisible by `rows`.
+      ValueError: If N is not divisible by `rows`.
     """
     *_, count, size, _, channels = patches.shape
     if count % rows:
@@ -57,16 +57,16 @@ def unpatchify(patches: tf.Tensor, rows: int) -> tf.Tensor:
 
 
 def random_split(num_patches: int, num_context: int, seed: tf.Tensor) -> tuple:
-    """Draws which patches the encoder sees and which are hidden.
+    """Draws which patches stay visible and which are hidden.
 
     Args:
-      num_patches: N.
-      num_context: C, of the N.
-      seed: int `[2]`; the split is a function of it.
+      num_patches: Number of patches, N.
+      num_context: Number of visible patches, C.
+      seed: int `[2]`. The split depends on nothing else.
 
     Returns:
-      context positions int32 `[C]` and target positions int32 `[N - C]`, in random order, together
-      every position exactly once.
+      The positions of the visible patches, int32 `[C]`, and of the hidden ones, int32 `[N - C]`,
+      both in random order. Each position is in exactly one of them.
     """
     order = tf.random.experimental.stateless_shuffle(tf.range(num_patches), seed)
     context, target = order[:num_context], order[num_context:]
@@ -77,16 +77,16 @@ def random_split(num_patches: int, num_context: int, seed: tf.Tensor) -> tuple:
 
 
 def split_image(image: tf.Tensor, size: int, num_context: int, seed: tf.Tensor) -> dict:
-    """One image as the model's input: its patches, split at random, with their positions.
+    """Turns an image into Selfie's input: its patches and their positions, split at random.
 
     Args:
       image: uint8 `[H, W, 3]`.
-      size: side p of a patch in pixels.
-      num_context: C.
-      seed: int `[2]`.
+      size: Side p of a patch in pixels.
+      num_context: Number of visible patches, C; the other T are hidden.
+      seed: int `[2]`, see `random_split`.
 
     Returns:
-      dict of `context_patches` uint8 `[C, p, p, 3]`, `context_positions` int32 `[C]`,
+      A dict of `context_patches` uint8 `[C, p, p, 3]`, `context_positions` int32 `[C]`,
       `target_patches` uint8 `[T, p, p, 3]`, `target_positions` int32 `[T]`.
     """
     patches = patchify(image, size)  # [N, p, p, 3]
@@ -100,23 +100,23 @@ def split_image(image: tf.Tensor, size: int, num_context: int, seed: tf.Tensor) 
 
 
 def random_block_split(grid: int, block: int, num_cells: int, seed: tf.Tensor) -> tuple:
-    """Draws which patches are hidden, in blocks (PatchFormer, section 2.1).
+    """Draws which patches are hidden, in square blocks (PatchFormer, section 2.1).
 
-    The mask is drawn on a coarse grid of cells and upsampled to the patch grid by nearest
-    neighbour, so that what is hidden is contiguous.
+    The mask is drawn on a coarse grid of cells and upsampled to the grid of patches (nearest
+    neighbour), so hidden areas are contiguous.
 
     Args:
-      grid: patches a side.
-      block: patches a side of a cell; must divide `grid`.
-      num_cells: cells to hide, of the (grid / block)**2.
-      seed: int `[2]`; the split is a function of it.
+      grid: Patches per side of the image.
+      block: Patches per side of a cell; must divide `grid`.
+      num_cells: Number of cells to hide, out of (grid / block)**2.
+      seed: int `[2]`. The split depends on nothing else.
 
     Returns:
-      context positions int32 `[C]` and target positions int32 `[T]`, T = num_cells * block**2 and
-      C = grid**2 - T, both ascending, together every position exactly once.
+      The positions of the visible patches, int32 `[C]`, and of the hidden ones, int32 `[T]`, both
+      ascending. T is num_cells * block**2, and C is grid**2 - T.
 
     Raises:
-      ValueError: if `block` does not divide `grid`.
+      ValueError: If `block` does not divide `grid`.
     """
     if grid % block:
         raise ValueError(f"a grid of {grid}x{grid} patches cannot be masked in blocks of {block}")
@@ -133,33 +133,34 @@ def random_block_split(grid: int, block: int, num_cells: int, seed: tf.Tensor) -
 
 
 def gray_levels(patches: tf.Tensor, bits: int) -> tf.Tensor:
-    """Quantises pixels to their most significant bits of grey (PatchFormer, section 2.1).
+    """Quantises pixels to a few levels of grey (PatchFormer, section 2.1).
 
     Args:
       patches: uint8 `[..., 3]`.
-      bits: 1 to 8.
+      bits: How many of the grey value's most significant bits are kept, 1 to 8.
 
     Returns:
-      int32 `[...]` in [0, 2**bits): Rec. 601 luma, rounded to a byte as
-      `tf.image.rgb_to_grayscale` does, divided by 2**(8 - bits).
+      int32 `[...]` in [0, 2**bits): the Rec. 601 luma of `tf.image.rgb_to_grayscale`, a byte,
+      divided by 2**(8 - bits) and rounded down.
     """
     gray = tf.image.rgb_to_grayscale(patches)[..., 0]
     return tf.cast(gray, tf.int32) // 2 ** (8 - bits)
 
 
 def shrink(patches: tf.Tensor, size: int, how: str) -> tf.Tensor:
-    """Leaves `size` x `size` pixels of every patch.
+    """Reduces every patch to `size` x `size` pixels.
 
     Args:
-      patches: `[..., p, p, C]`, any dtype.
-      size: at most p; must divide it to "subsample".
-      how: "center_crop", the middle pixels, or "subsample", every (p / size)-th pixel.
+      patches: `[..., p, p, C]`, of any dtype.
+      size: Side of the result in pixels, at most p. With "subsample" it must divide p.
+      how: "center_crop" keeps the middle of the patch; "subsample" keeps one pixel in p / size, in
+        rows and in columns.
 
     Returns:
       `[..., size, size, C]`.
 
     Raises:
-      ValueError: if `how` is another, or `size` does not fit p.
+      ValueError: If `how` is unknown, or `size` does not fit p.
     """
     side = patches.shape[-2]
     if how == "center_crop" and size <= side:
@@ -180,18 +181,18 @@ def mask_image(
     bits: int,
     seed: tf.Tensor,
 ) -> dict:
-    """One image as PatchFormer's input: the visible patches, and the grey levels of the hidden.
+    """Turns an image into PatchFormer's input: visible patches, and grey levels to predict.
 
     Args:
       image: uint8 `[S, S, 3]`.
-      size: side p of a patch in pixels.
-      block, num_cells: of the mask, see `random_block_split`.
-      target_size, target: what is left of each hidden patch, see `shrink`.
-      bits: of the levels, see `gray_levels`.
-      seed: int `[2]`.
+      size: Side p of a patch in pixels.
+      block, num_cells: The size and number of hidden cells, see `random_block_split`.
+      target_size, target: How a hidden patch is reduced to s x s pixels, see `shrink`.
+      bits: Bits per pixel of the grey levels, see `gray_levels`.
+      seed: int `[2]`, see `random_block_split`.
 
     Returns:
-      dict of `context_patches` uint8 `[C, p, p, 3]`, `context_positions` int32 `[C]`,
+      A dict of `context_patches` uint8 `[C, p, p, 3]`, `context_positions` int32 `[C]`,
       `target_positions` int32 `[T]`, `target_levels` int32 `[T, s, s]`.
     """
     grid = image.shape[0] // size

@@ -48,7 +48,7 @@ class PatchFormer(Method):
         return model
 
     def evaluate(self, config: PatchFormerConfig, source, predict) -> dict:
-        """Measures pixel accuracy on uncropped images without noise, and two blank guesses.
+        """Measures pixel accuracy on uncropped images without noise, and two baselines.
 
         Returns:
           `held_out_loss`; `pixel_accuracy`; `baseline_accuracy`: always predicting the level that
@@ -56,7 +56,7 @@ class PatchFormer(Method):
           most frequent level of the same image's visible pixels; `evaluated_images`.
         """
         bits, size = config.patches.target_bits, config.train.batch_size
-        all_losses, accuracies, guesses = [], [], []
+        all_losses, accuracies, baselines = [], [], []
         counts = np.zeros(2**bits, np.int64)
         for batch in self.held_out_batches(
             source, config, size, config.data.eval_images, crop=False
@@ -66,13 +66,13 @@ class PatchFormer(Method):
             all_losses.append(tf.reduce_mean(loss, axis=[1, 2, 3]).numpy())
             accuracies.append(losses.pixel_accuracy(logits, levels).numpy())
             visible = gray_levels(batch["context_patches"], bits).numpy()
-            guesses.append(image_baseline(visible, levels.numpy()))
+            baselines.append(image_baseline(visible, levels.numpy()))
             counts += np.bincount(levels.numpy().ravel(), minlength=len(counts))
         return {
             "held_out_loss": mean(all_losses),
             "pixel_accuracy": mean(accuracies),
             "baseline_accuracy": float(counts.max() / counts.sum()),
-            "image_baseline_accuracy": mean(guesses),
+            "image_baseline_accuracy": mean(baselines),
             "evaluated_images": sum(map(len, accuracies)),
         }
 
@@ -97,17 +97,17 @@ class PatchFormer(Method):
         """See `Method.draw` and `figures.draw_reconstruction`."""
         p, truth = config.patches, "truth"
         if p.target == "center_crop" and p.target_size < p.size:
-            truth = f"truth: {p.target_size}x{p.target_size} middles\nof patches, enlarged"
+            truth = f"truth: middle {p.target_size}x{p.target_size} pixels\nof each patch, enlarged"
         levels = 2**p.target_bits
         figures.draw_reconstruction(file, batch, predictions, config.grid, levels, truth)
 
     def draw_curves(self, file, points, result):
         """See `Method.draw_curves`."""
-        guesses = {
+        baselines = {
             "the image's most frequent visible level (held out)": result["image_baseline_accuracy"],
             "the most frequent level (held out)": result["baseline_accuracy"],
         }
-        figures.draw_curves(file, points, self.accuracy, {self.accuracy: guesses})
+        figures.draw_curves(file, points, self.accuracy, {self.accuracy: baselines})
 
     def forward_flop(self, config: PatchFormerConfig) -> int:
         """P and the Transformer on the visible patches, the queries, and the decoder."""
@@ -130,5 +130,5 @@ def image_baseline(visible: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     Returns:
       float `[B]`.
     """
-    guesses = [np.argmax(np.bincount(image.ravel())) for image in visible]
-    return np.array([np.mean(h == guess) for h, guess in zip(hidden, guesses, strict=True)])
+    levels = [np.argmax(np.bincount(image.ravel())) for image in visible]
+    return np.array([np.mean(h == level) for h, level in zip(hidden, levels, strict=True)])

@@ -74,8 +74,8 @@ class Selfie(Method):
     def draw_curves(self, file, points, result):
         """See `Method.draw_curves`."""
         chance = result["chance"]
-        guesses = {"loss": {"guessing": -np.log(chance)}, self.accuracy: {"guessing": chance}}
-        figures.draw_curves(file, points, self.accuracy, guesses)
+        baselines = {"loss": {"chance": -np.log(chance)}, self.accuracy: {"chance": chance}}
+        figures.draw_curves(file, points, self.accuracy, baselines)
 
     def forward_flop(self, config: SelfieConfig) -> int:
         """P on every patch, A over the context, and the logits."""

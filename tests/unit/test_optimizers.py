@@ -31,7 +31,7 @@ def test_warmup_is_linear_and_the_rest_half_a_cosine(warmup):
 def test_sgd_is_nesterov():
     config = make_optimizer("sgd", 0.1, momentum=0.8).get_config()
     assert config["nesterov"] and config["momentum"] == 0.8 and not config["weight_decay"]
-    with pytest.raises(ValueError, match="'adma' is not known"):
+    with pytest.raises(ValueError, match="'adma' is unknown"):
         make_optimizer("adma", 0.1)
 
 

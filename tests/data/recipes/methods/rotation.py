@@ -52,8 +52,8 @@ class Rotation(Method):
         figures._draw_columns(file, [("rotated", batch["image"]), *titles.items()])
 
     def draw_curves(self, file, points, result):
-        guesses = {"loss": {"guessing": np.log(4)}, self.accuracy: {"guessing": 0.25}}
-        figures.draw_curves(file, points, self.accuracy, guesses)
+        baselines = {"loss": {"guessing": np.log(4)}, self.accuracy: {"guessing": 0.25}}
+        figures.draw_curves(file, points, self.accuracy, baselines)
 
     def forward_flop(self, config):
         model = config.model
