@@ -93,6 +93,15 @@ def test_logits_are_float32_and_take_bytes_and_floats(head, patch_by_patch, rng)
     np.testing.assert_array_equal(again, logits)
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_the_backbone_sees_pixels_from_minus_1_to_1(head, rng):
+    classifier, images, seen = make(head), make_images(rng), []
+    stem = classifier.backbone.stem
+    stem.call, call = (lambda x: seen.append(x) or call(x)), stem.call
+    classifier(images, training=False)
+    np.testing.assert_allclose(seen[0], images * (2 / 255) - 1.0, atol=1e-6)
+
+
 def test_resnet50_is_pooled_over_the_whole_map(rng):
     classifier = make()
     images = make_images(rng)

@@ -152,6 +152,31 @@ def test_dropout_follows_a_training_tensor():
     assert (layer(tf.ones([8, 8]), training=tf.constant(True)).numpy() == 0).any()
 
 
+def test_attention_weights_of_bfloat16_scores_are_rounded_once(rng, built):
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        layer = built(MultiHeadAttention(2), [None, 64, 8])
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    set_weights(layer, rng)
+    seen = []
+    layer.dropout.call = lambda weights, training=None: seen.append(weights) or weights
+    x = tf.constant(rng.normal(size=[4, 64, 8]), tf.bfloat16)
+    layer(x)
+
+    def split(x):  # [4, 64, 8] -> [4, 2, 64, 4]
+        return tf.transpose(tf.reshape(x, [4, 64, 2, 4]), [0, 2, 1, 3])
+
+    query = split(layer.query_projection(x)) * 4**-0.5
+    scores = tf.matmul(query, split(layer.key_projection(x)), transpose_b=True)
+    assert scores.dtype == seen[0].dtype == tf.bfloat16
+    weights = np.exp(tf.cast(scores, tf.float64).numpy())
+    weights /= weights.sum(-1, keepdims=True)
+    # 8 significant bits, so rounding errs by at most 2**-8 of the value.
+    error = np.abs(tf.cast(seen[0], tf.float64).numpy() / weights - 1)
+    assert error.max() < 2**-8 * 1.001
+
+
 def test_self_attention_matches_a_loop(rng, built):
     layer = built(MultiHeadAttention(2, 0.1), [None, 5, 6])
     set_weights(layer, rng)
@@ -264,6 +289,17 @@ def test_block_drops_at_each_of_its_three_places(rng, built, where):
     x = tf.constant(rng.normal(size=[2, 4, 6]), tf.float32)
     still = layer(x, training=False).numpy()
     assert np.abs(layer(x, training=True).numpy() - still).max() > 1e-3
+
+
+def test_dropout_spares_the_residual_connections(rng, built):
+    """Where the attention and the dense layers give 0, dropout has nothing to drop."""
+    layer = built(AttentionBlock(2, 8, 0.5), [None, 4, 6])
+    set_weights(layer, rng)
+    for dense in (layer.attention.output_projection, layer.output_dense):
+        for variable in dense.weights:
+            variable.assign(tf.zeros_like(variable))
+    x = tf.constant(rng.normal(size=[2, 4, 6]), tf.float32)
+    np.testing.assert_array_equal(layer(x, training=True), layer(x, training=False))
 
 
 def test_attention_pooling_returns_the_output_at_u0(rng, built):

@@ -113,6 +113,29 @@ def test_sqrt_dim_divides_the_logits(rng):
     np.testing.assert_allclose(scaled(batch, training=False), expected, rtol=1e-5)
 
 
+def test_visible_and_hidden_patches_share_their_batch_statistics(model, rng):
+    """P runs once over all of them, not once over each kind."""
+    batch = make_batch(rng)
+    norm = model.patch_network.groups[0].units[0].norm1.norm
+    before = norm.moving_mean.numpy()
+    model(batch, training=True)
+    patches = np.concatenate([batch["context_patches"], batch["target_patches"]], axis=1)
+    channels = model.patch_network.stem(patches.reshape(-1, 4, 4, 3) / np.float32(127.5) - 1)
+    expected = 0.9 * before + 0.1 * channels.numpy().mean((0, 1, 2))
+    np.testing.assert_allclose(norm.moving_mean, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_patch_network_sees_pixels_from_minus_1_to_1(model, rng):
+    batch = make_batch(rng)
+    seen = []
+    stem = model.patch_network.stem
+    stem.call, call = (lambda x: seen.append(x) or call(x)), stem.call
+    model(batch, training=False)
+    patches = np.concatenate([batch["context_patches"], batch["target_patches"]], axis=1)
+    expected = patches.reshape(-1, 4, 4, 3) * (2 / 255) - 1.0
+    np.testing.assert_allclose(seen[0], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("pooling, reference", [("mean", np.mean), ("max", np.max)])
 def test_mean_and_max_pooling(pooling, reference, rng):
     model = SelfiePretrainer(**TINY, pooling=pooling)
