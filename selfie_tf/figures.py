@@ -80,15 +80,27 @@ def draw_jigsaw(path, batch: dict, choices_at: dict, grid: int) -> None:
 
 def _draw_columns(path, columns):
     """Columns are (title, images uint8 `[B, S, S, 3]`)."""
-    count, side = columns[0][1].shape[:2]
-    inches = max(1.5, 1.1 * side / _DPI)  # no pixel is lost
-    figure, axes = _figure(count, len(columns), (inches * len(columns), inches * count + 0.45))
-    for column, (title, images) in enumerate(columns):
-        axes[0, column].set_title(title, fontsize=9)
-        for row in range(count):
-            axes[row, column].imshow(images[row], interpolation="nearest")
-            axes[row, column].axis("off")
+    montage = _montage([images for _, images in columns])
+    height, width = montage.shape[:2]
+    header = 60  # pixels: two lines
+    figure = _figure(width / _DPI, (height + header) / _DPI)
+    figure.figimage(montage, 0, 0)
+    for column, (title, _) in enumerate(columns):
+        x, y = (column + 0.5) / len(columns), (height + 6) / (height + header)
+        figure.text(x, y, title, fontsize=9, ha="center", va="bottom", linespacing=1.1)
     _save(figure, path)
+
+
+def _montage(columns, cell=200, gap=14):
+    """Puts columns of images `[B, S, S, 3]` side by side, on white, about `cell` pixels each.
+
+    Axes of Matplotlib would take a second per picture, and shift pixels by fractions of one.
+    """
+    scale = max(1, round(cell / columns[0].shape[1]))
+    margins = ((0, 0), (0, gap), (gap // 2, gap - gap // 2), (0, 0))
+    large = (images.repeat(scale, axis=1).repeat(scale, axis=2) for images in columns)
+    padded = (np.pad(images, margins, constant_values=255) for images in large)
+    return np.concatenate([np.concatenate(images) for images in padded], axis=1)
 
 
 def draw_reconstruction(
@@ -151,11 +163,11 @@ def draw_curves(path, points: list, accuracy: str, baselines: dict) -> None:
       accuracy: Name of the accuracy metric.
       baselines: {"loss" or `accuracy`: {label: value}}, what is reached without learning.
     """
-    figure, axes = _figure(1, 2, (8, 3))
+    figure, axes = _subplots(2, 8, 3)
     steps = [point["step"] for point in points]
     for axis, key, label in (
-        (axes[0, 0], "loss", "loss (nats)"),
-        (axes[0, 1], accuracy, accuracy.replace("_", " ")),
+        (axes[0], "loss", "loss (nats)"),
+        (axes[1], accuracy, accuracy.replace("_", " ")),
     ):
         axis.plot(steps, [point[key] for point in points], linewidth=1.2)
         axis.set_xlabel("step")
@@ -167,8 +179,8 @@ def draw_curves(path, points: list, accuracy: str, baselines: dict) -> None:
             axis.legend(fontsize=8)
     losses = [point["loss"] for point in points]
     if max(losses) > 10 * min(losses) > 0:  # plain dot products start at hundreds
-        axes[0, 0].set_yscale("log")
-    axes[0, 1].set_ylim(0, 1)
+        axes[0].set_yscale("log")
+    axes[1].set_ylim(0, 1)
     _save(figure, path)
 
 
@@ -181,12 +193,12 @@ def draw_finetuning(path, runs: list, split: str = "test") -> None:
         evaluations.jsonl. Runs with the same label share a colour.
       split: "test" or "validation".
     """
-    figure, axes = _figure(1, 3, (11, 3))
+    figure, axes = _subplots(3, 11, 3)
     labels = list(dict.fromkeys(label for label, *_ in runs))
     for axis, which, key, title in (
-        (axes[0, 0], 1, "loss", "training loss (nats)"),
-        (axes[0, 1], 2, f"{split}_loss", f"{split} loss (nats)"),
-        (axes[0, 2], 2, f"{split}_top1", f"{split} accuracy"),
+        (axes[0], 1, "loss", "training loss (nats)"),
+        (axes[1], 2, f"{split}_loss", f"{split} loss (nats)"),
+        (axes[2], 2, f"{split}_top1", f"{split} accuracy"),
     ):
         for run in runs:
             points = [point for point in run[which] if key in point]
@@ -203,9 +215,9 @@ def draw_finetuning(path, runs: list, split: str = "test") -> None:
         axis.grid(alpha=0.3)
     for i, label in enumerate(labels):
         # A label that begins with _ would not be shown.
-        axes[0, 0].plot([], [], color=f"C{i}", label=f" {_escape(label)}")
+        axes[0].plot([], [], color=f"C{i}", label=f" {_escape(label)}")
     if len(labels) > 1:
-        axes[0, 0].legend()
+        axes[0].legend()
     _save(figure, path)
 
 
@@ -220,8 +232,7 @@ def draw_confusion(path, matrix: np.ndarray, names) -> None:
     count, names = len(names), [_escape(name) for name in names]
     fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = max(4.0, 0.45 * count) if count <= 20 else 8.0
-    figure, axes = _figure(1, 1, (side + 1.6, side + 0.8))
-    axis = axes[0, 0]
+    figure, (axis,) = _subplots(1, side + 1.6, side + 0.8)
     image = axis.imshow(fractions, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     figure.colorbar(image, ax=axis, label="fraction of the class's images", shrink=0.8)
     axis.set_xlabel("predicted class")
@@ -236,11 +247,16 @@ def draw_confusion(path, matrix: np.ndarray, names) -> None:
     _save(figure, path)
 
 
-def _figure(rows, columns, inches):
+def _figure(width, height):
     from matplotlib.figure import Figure  # slow to import, and needs no display this way
 
-    figure = Figure(figsize=inches, layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return Figure(figsize=(width, height), dpi=_DPI, layout="none")
+
+
+def _subplots(columns, width, height):
+    figure = _figure(width, height)
+    figure.set_layout_engine("constrained")
+    return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
 def _escape(text):
@@ -250,8 +266,4 @@ def _escape(text):
 def _save(figure, path):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # of fonts that lack a script
-        _write(figure, path)
-
-
-def _write(figure, path):
-    figure.savefig(path, format="png", dpi=_DPI)
+        figure.savefig(path, format="png")

@@ -97,7 +97,7 @@ class PatchFormer(Method):
         """See `Method.draw` and `figures.draw_reconstruction`."""
         p, truth = config.patches, "truth"
         if p.target == "center_crop" and p.target_size < p.size:
-            truth = f"truth: middle {p.target_size}x{p.target_size} pixels\nof each patch, enlarged"
+            truth = f"truth: middle {p.target_size}x{p.target_size}\npixels, enlarged"
         levels = 2**p.target_bits
         figures.draw_reconstruction(file, batch, predictions, config.grid, levels, truth)
 

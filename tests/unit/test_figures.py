@@ -30,7 +30,7 @@ def test_the_original_has_every_patch_at_its_position(batch):
                 np.testing.assert_array_equal(cell(images[b], position), patch)
 
 
-def test_hidden_places_are_grey_without_choices(batch):
+def test_hidden_positions_are_grey_without_choices(batch):
     images = figures.arrange(batch, None, GRID)
     for b in range(2):
         for position in batch["target_positions"][b]:
@@ -49,7 +49,31 @@ def test_choices_are_put_in_place_white_if_right_and_red_if_wrong(batch):
             assert (border == (figures.WHITE if choices[b, t] == t else figures.RED)).all()
 
 
-def test_pictures_are_pngs_with_a_column_a_step(batch):
+def test_the_jigsaw_shows_every_pixel_of_every_image(batch):
+    file = io.BytesIO()
+    choices = np.array([[0, 1, 2, 3], [3, 1, 2, 3]])
+    figures.draw_jigsaw(file, batch, {10: choices}, GRID)
+    picture = np.asarray(Image.open(file).convert("RGB"))
+    columns = [figures.original(batch, GRID)]
+    columns += [figures.arrange(batch, c, GRID) for c in (None, choices)]
+    width = picture.shape[1] // 3
+    for i, images in enumerate(columns):
+        column = picture[:, i * width : (i + 1) * width].astype(int)
+        rows = []
+        for image in images:
+            large = image.repeat(8, axis=0).repeat(8, axis=1).astype(int)  # 24 pixels to 192
+            margin = (width - 192) // 2
+            tops = [
+                y
+                for y in range(len(column) - 191)
+                if (column[y : y + 192, margin : margin + 192] == large).all()
+            ]
+            assert len(tops) == 1
+            rows += tops
+        assert rows[1] - rows[0] > 192  # in this order, and apart
+
+
+def test_pictures_are_pngs_with_a_column_per_step(batch):
     widths = []
     for steps in (1, 3):
         file = io.BytesIO()
@@ -69,7 +93,7 @@ def make_reconstruction(rng, target_size):
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 6])
-def test_levels_fill_the_hidden_places_as_greys(size, rng):
+def test_levels_fill_the_hidden_positions_as_greys(size, rng):
     batch = make_reconstruction(rng, size)
     images = figures.put_levels(batch, batch["target_levels"], GRID, 4)
     for b in range(2):
@@ -82,12 +106,12 @@ def test_levels_fill_the_hidden_places_as_greys(size, rng):
                 assert found[row, column, channel] == expected
 
 
-def test_reconstructions_have_a_column_a_step_and_three_more(rng):
+def test_reconstructions_have_a_column_per_step_and_three_more(rng):
     batch, widths = make_reconstruction(rng, 2), []
     for steps in (1, 3):
         file = io.BytesIO()
-        answers = {s: np.zeros([2, 6, 2, 2], int) for s in range(steps)}
-        figures.draw_reconstruction(file, batch, answers, GRID, 4)
+        predicted = {s: np.zeros([2, 6, 2, 2], int) for s in range(steps)}
+        figures.draw_reconstruction(file, batch, predicted, GRID, 4)
         picture = Image.open(file)
         assert picture.format == "PNG"
         widths.append(picture.width)
@@ -97,13 +121,13 @@ def test_reconstructions_have_a_column_a_step_and_three_more(rng):
 def test_curves_are_drawn():
     file = io.BytesIO()
     points = [{"step": s, "loss": 2.0 / s, "patch_accuracy": 0.1 * s} for s in range(1, 5)]
-    guesses = {"loss": {"guessing": 1.4}, "patch_accuracy": {"guessing": 0.25, "another": 0.3}}
-    figures.draw_curves(file, points, "patch_accuracy", guesses)
+    baselines = {"loss": {"chance": 1.4}, "patch_accuracy": {"chance": 0.25, "another": 0.3}}
+    figures.draw_curves(file, points, "patch_accuracy", baselines)
     pixels = np.asarray(Image.open(file).convert("RGB")).reshape(-1, 3)
     assert len(np.unique(pixels, axis=0)) > 20
 
 
-def test_finetuning_curves_have_a_colour_a_label():
+def test_finetuning_curves_have_a_colour_per_label():
     file = io.BytesIO()
     points = [{"step": s, "loss": 2.0 / s, "top1": 0.1} for s in range(1, 5)]
     tests = [{"step": s, "test_loss": 1.0 / s, "test_top1": 0.1 * s} for s in range(1, 5)]
