@@ -85,7 +85,7 @@ test-addons-lane: $(VENV)-addons/.installed
 	$(VENV)-addons/bin/python $(PYTEST)
 
 test-aot: $(VENV)-aot/.installed
-	$(VENV)-aot/bin/python -m pytest tests/unit/test_tpu.py
+	$(VENV)-aot/bin/python -m pytest tests/unit/test_tpu.py tests/runs/test_lowering.py
 
 CHECKED := selfie_cifar10 selfie_imagenet224 patchformer_imagenet224
 

@@ -10,6 +10,7 @@ import pytest
 
 import selfie_tf  # noqa: F401  (before TensorFlow: chooses Keras 2)
 
+import shallow
 from helpers import make_tiny_config, succeeds
 
 
@@ -25,7 +26,9 @@ def shared(tmp_path_factory):
         root = root.parent  # the processes' own folders are in it
 
     def run_once(flags, command="pretrain"):
-        name = hashlib.sha256(repr([command, *flags]).encode()).hexdigest()[:16]
+        name = hashlib.sha256(repr([command, *flags, shallow.is_shallow()]).encode()).hexdigest()[
+            :16
+        ]
         workdir = root / f"run-{name}"
         with open(f"{workdir}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -47,6 +50,21 @@ def finished(shared, tmp_path_factory):
         return workdir
 
     return copy
+
+
+@pytest.fixture(scope="module", autouse=True)
+def depth_of_the_module(request):
+    """P is shallow, also in processes, but in tests and modules with the mark `full_depth`."""
+    set_depth(request.node)
+
+
+@pytest.fixture(autouse=True)
+def depth(request):
+    set_depth(request.node)
+
+
+def set_depth(node):
+    shallow.set_depth(shallow.FULL if node.get_closest_marker("full_depth") else shallow.SHALLOW)
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,8 @@ from selfie_tf.config import SelfieConfig
 from selfie_tf.methods import METHODS
 from selfie_tf.storage.checkpoints import Checkpointer
 
+import shallow
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SHARED = os.path.join(os.path.dirname(ROOT), "shared")
 
@@ -135,8 +137,11 @@ def cut_short(monkeypatch, step, command, *flags):
 
 def start(*flags, env=None, command="bin/pretrain.py"):
     """Starts a command as a process, from another directory than the repository's."""
+    script = [os.path.join(ROOT, command)]
+    if shallow.is_shallow():
+        script.insert(0, shallow.__file__)
     return subprocess.Popen(
-        [sys.executable, os.path.join(ROOT, command), *map(str, flags)],
+        [sys.executable, *script, *map(str, flags)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

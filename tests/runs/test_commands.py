@@ -6,6 +6,8 @@ from PIL import Image
 
 from helpers import TINY, run, start
 
+pytestmark = pytest.mark.full_depth
+
 
 def fails(*flags, env=None, command="bin/pretrain.py", code=1):
     """Runs the command, checks how it fails, and returns the line that says why."""

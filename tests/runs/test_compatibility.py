@@ -20,6 +20,8 @@ from selfie_tf.training.pretrain import pretrain
 
 from helpers import ROOT
 
+pytestmark = pytest.mark.full_depth
+
 
 @pytest.fixture
 def stored(tmp_path):

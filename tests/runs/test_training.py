@@ -97,7 +97,8 @@ def test_the_same_command_again_says_that_it_is_finished(finished):
 def test_killed_within_a_checkpoint_the_rerun_has_the_same_bits(uninterrupted, tmp_path):
     """After TensorFlow's files, before the manifest. Kills between steps: see test_contract."""
     code = (
-        f"import os, signal, sys; sys.path.insert(0, {ROOT!r})\n"
+        f"import os, signal, sys; sys.path[:0] = [{ROOT!r}, {ROOT + '/tests'!r}]\n"
+        "import shallow; shallow.set_depth(shallow.SHALLOW)\n"
         "from selfie_tf import cli\n"
         "import selfie_tf.storage.checkpoints as c\n"
         f"digests, step = c._digests, {random.Random(time.time_ns()).choice([12, 18, 24])}\n"

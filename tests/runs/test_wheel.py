@@ -16,6 +16,8 @@ from selfie_tf.cli import config_files
 
 from helpers import ROOT
 
+pytestmark = pytest.mark.full_depth
+
 # What a command line does that needs no TensorFlow, all in one process.
 SCRIPT = """
 import json, os, sys

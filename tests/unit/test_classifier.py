@@ -13,7 +13,7 @@ from selfie_tf.models.selfie import SelfiePretrainer
 from selfie_tf.models.transfer import load_pretrained_weights
 from selfie_tf.patches import patchify
 
-from helpers import constructor_defaults, make_batch
+from helpers import make_batch
 
 # 16-pixel images, 4x4 patches of 4 pixels; P's feature map is 4x4.
 TINY = {"width": 2, "attention_layers": 1, "num_heads": 2, "mlp_dim": 16}
@@ -46,6 +46,7 @@ def count(variables):
     return sum(int(np.prod(v.shape)) for v in variables)
 
 
+@pytest.mark.full_depth
 def test_resnet50_of_the_paper_at_224():
     """23.5 M in the backbone; maps of 56, 28, 14 and 7."""
     classifier = ResNetClassifier(1000, image_size=224, stem="imagenet", grid=7)
@@ -71,6 +72,7 @@ def test_resnet50_of_the_paper_at_224():
     assert sides == [(56, 56, 256), (28, 28, 512), (14, 14, 1024), (7, 7, 2048)]
 
 
+@pytest.mark.full_depth
 def test_resnet36_with_attention_pooling_of_the_paper():
     """About 25 M, as ResNet-50."""
     for position, extra in (("learned", 16 * 1024), ("factorized", 8 * 1024)):
@@ -188,20 +190,6 @@ def test_labels_are_smoothed_in_training_only(rng):
         np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def test_keras_fit_evaluate_and_predict(rng):
-    model = make()
-    model.compile(keras.optimizers.SGD(0.01))
-    images, labels = make_images(rng, 8), np.arange(8) % 5
-    data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)
-    history = model.fit(data, epochs=2, verbose=0).history
-    assert np.isfinite(history["loss"]).all() and history["nonfinite_steps"] == [0.0, 0.0]
-    result = model.evaluate(data, verbose=0, return_dict=True)
-    logits = model.predict(images, verbose=0)
-    assert result["top1"] == pytest.approx((logits.argmax(-1) == labels).mean())
-    loss = classification_loss(tf.constant(logits), tf.constant(labels))
-    assert result["loss"] == pytest.approx(float(tf.reduce_mean(loss)), rel=1e-4)
-
-
 def test_mixed_bfloat16_gives_float32_logits(rng):
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
@@ -211,37 +199,6 @@ def test_mixed_bfloat16_gives_float32_logits(rng):
     logits = classifier(make_images(rng), training=True)
     assert logits.dtype == tf.float32 and np.isfinite(logits).all()
     assert (logits.numpy() != tf.cast(tf.cast(logits, tf.bfloat16), tf.float32).numpy()).any()
-
-
-def test_get_config_holds_every_argument_and_models_are_saved_and_loaded(rng, tmp_path):
-    arguments = {
-        **TINY,
-        "num_classes": 3,
-        "image_size": 32,
-        "head": "resnet36_attention",
-        "grid": 2,
-        "patch_by_patch": True,
-        "stem": "small",
-        "dropout_rate": 0.2,
-        "position": "factorized",
-        "label_smoothing": 0.2,
-        "weight_decay": 0.01,
-        "norm_momentum": 0.8,
-        "norm_synchronized": True,
-        "seed": 3,
-    }
-    assert set(arguments) == set(constructor_defaults(ResNetClassifier))
-    model = ResNetClassifier(**arguments)
-    model.build()
-    images = make_images(rng, size=32)
-    expected = model(images, training=False)
-    config = model.get_config()
-    assert {name: config[name] for name in arguments} == arguments
-    path = str(tmp_path / "model.keras")
-    model.save(path)
-    loaded = keras.models.load_model(path, custom_objects={"ResNetClassifier": ResNetClassifier})
-    np.testing.assert_array_equal(loaded(images, training=False), expected)
-    assert loaded.get_config() == config
 
 
 # From pretraining

@@ -297,14 +297,16 @@ def any_source(request):
         "tfds": ("tfds:cifar10", CIFAR),
         "folder": (f"folder:{request.getfixturevalue('folder')}", ""),
     }[request.param]
+    config.data.shuffle_buffer = 1000
     return make_source(config.data, data_dir), config
 
 
 def test_a_step_has_the_same_batch_whatever_step_the_input_starts_at(any_source):
     source, config = any_source
-    config.train.batch_size = min(384, source.num_train)  # epochs end within, but for TFDS
+    # An epoch ends within these 16 steps, except TFDS's.
+    config.train.batch_size = {"builtin:shapes": 384}.get(config.data.name, 36)
     whole = as_numpy(training_batches(source, config), 16)
-    for start in (0, 2, 13, 15):
+    for start in (0, 13, 15):
         tf.random.set_seed(start)  # of no consequence; 0 once made shuffling fail
         part = as_numpy(training_batches(source, config, start), 16 - start)
         assert_same(part, whole[start:])
@@ -312,26 +314,6 @@ def test_a_step_has_the_same_batch_whatever_step_the_input_starts_at(any_source)
     other = as_numpy(training_batches(source, config), 1)[0]
     assert (other["target_positions"] != whole[0]["target_positions"]).any()
     assert (other["target_patches"] != whole[0]["target_patches"]).any()
-
-
-@needs_cifar
-def test_tfds_yields_every_image_once_an_epoch():
-    config = SelfieConfig()
-    config.data.crop = "center"
-    config.train.batch_size = 500
-    config.data.shuffle_buffer = 3000  # smaller than the data: the shards' order matters too
-    source = make_source(config.data, CIFAR)
-    assert (source.num_train, source.num_held_out) == (50_000, 10_000)
-    images = source.train_images(0, 99, BatchShard(500)).take(50_500).batch(500)
-    positions, sums = [], []
-    for steps, pixels, _ in images.as_numpy_iterator():
-        positions += steps.tolist()
-        sums += [hash(image.tobytes()) for image in pixels]
-    assert positions == list(range(49_500, 100_000))
-    epoch = sums[500:]
-    # Nearly all of CIFAR-10's pictures differ; a few are in it twice.
-    assert len(set(epoch)) > 49_900
-    assert set(sums[:500]) <= set(epoch)
 
 
 def test_pipelines_of_two_workers_yield_the_halves_of_each_batch(any_source):
@@ -414,35 +396,6 @@ def test_workers_evaluate_each_image_once_and_decode_no_other_workers(
         read += source.read
     assert sorted(read) == list(range(held_out))
     assert lengths == {-(-held_out // 16)} and fillers == -held_out % 16
-
-
-@needs_cifar
-def test_workers_decode_their_own_records_of_tfds_alone(monkeypatch):
-    config = SelfieConfig()
-    config.data.crop, config.train.batch_size = "center", 500
-    source = make_source(config.data, CIFAR)
-    whole = source.train_images(0, 0, BatchShard(500)).take(1000)
-    expected = {int(p): hash(image.numpy().tobytes()) for p, image, _ in whole}
-    parse, seen = source.parse, {}
-    for first in range(0, 500, 125):
-        parsed = []
-
-        def noting(position, record, parsed=parsed):
-            note = tf.numpy_function(parsed.append, [position], [])
-            with tf.control_dependencies([note]):
-                return parse(tf.identity(position), record)
-
-        monkeypatch.setattr(source, "parse", noting)
-        part = source.train_images(0, 0, BatchShard(500, first, 125)).take(250)
-        found = {int(p): hash(image.numpy().tobytes()) for p, image, _ in part}
-        assert len(found) == 250
-        assert all(first <= p % 500 < first + 125 for p in parsed)
-        seen |= found
-        parsed.clear()
-        held_out = source.held_out_images(BatchShard(500, first, 125)).take(250)
-        assert [int(p) % 500 for p, _, _ in held_out] == 2 * list(range(first, first + 125))
-        assert all(first <= p % 500 < first + 125 for p in parsed)
-    assert seen == expected
 
 
 def test_batches_are_static_and_uint8(tiny_config):
@@ -674,35 +627,6 @@ def test_built_in_images_have_labels():
     config.data.test_split = "validation"
     with pytest.raises(UserError, match="data.test_split=validation"):
         make_source(config.data)
-
-
-@needs_cifar
-def test_tfds_labels_ids_and_parts_fit_the_images():
-    """Against TFDS's own reading."""
-    import tensorflow_datasets as tfds
-
-    config = SelfieConfig()
-    source = make_source(config.data, CIFAR)
-    read = tfds.builder("cifar10", data_dir=CIFAR).as_dataset(
-        split="train[:300]", read_config=tfds.ReadConfig(add_tfds_id=True)
-    )
-    ids, labels = source.train_ids(), source.train_labels()
-    assert len(ids) == len(set(ids)) == len(labels) == 50_000
-    assert np.bincount(labels).tolist() == [5000] * 10
-    place = {name: i for i, name in enumerate(ids)}
-    examples = {place[e["tfds_id"].decode()]: e for e in read.as_numpy_iterator()}
-    chosen = np.array(sorted(examples))[::7]
-    part = source.select(chosen, chosen[:5])
-    seen = list(part.train_images(0, 0, BatchShard(1)).take(len(chosen)))
-    expected = {examples[i]["image"].tobytes(): examples[i]["label"] for i in chosen}
-    assert {x.numpy().tobytes(): int(y) for _, x, y in seen} == expected
-    for i, (_, image, label) in zip(chosen, part.held_out_images(), strict=False):
-        np.testing.assert_array_equal(image, examples[i]["image"])
-        assert label == examples[i]["label"] == labels[i]
-    assert part.num_held_out == 5 and source.select(chosen).num_held_out == 10_000
-    config.data.test_split = "val"
-    with pytest.raises(UserError, match="data.test_split=val: .*cifar10 has no such split, only"):
-        make_source(config.data, CIFAR)
 
 
 def finetune_config(path, **values):

@@ -151,6 +151,7 @@ def test_shapes(side, num_groups, stem, out_side, group_sides):
     assert tuple(anything) == (None, None, None, channels)
 
 
+@pytest.mark.full_depth
 def test_number_of_parameters_at_the_papers_size():
     def unit(channels, filters, project):
         norms = 2 * channels + 2 * filters + 2 * filters  # scale and offset before each convolution
@@ -170,6 +171,7 @@ def test_number_of_parameters_at_the_papers_size():
     assert sum(int(np.prod(v.shape)) for v in network.trainable_variables) == expected
 
 
+@pytest.mark.full_depth
 def test_variable_names():
     network = resnet.ResNetV2(width=2, name="patch_network")
     network(tf.zeros([1, 8, 8, 3]))
@@ -317,6 +319,7 @@ def test_get_config_has_every_argument(layer_class, arguments):
     assert again.name == "mine" and again.get_config() == config
 
 
+@pytest.mark.full_depth
 def test_arguments_reach_the_layers():
     network = resnet.ResNetV2(width=2, norm_momentum=0.8, synchronized=True)
     norms = [m for m in network.submodules if isinstance(m, keras.layers.BatchNormalization)]
