@@ -157,8 +157,9 @@ def assert_trained(answers):
     names = answers["names"].tolist()
     statistics = [name for name in names if "moving_" in name]
     assert statistics and set(statistics) <= set(answers["moved"].tolist())
-    # More than half of the 43; a small step rounds away where gradients are small.
-    assert sum(name.endswith("kernel:0") for name in answers["moved"]) > 21
+    # More than half of them; a small step rounds away where gradients are small.
+    kernels = {name for name in names if name.endswith("kernel:0")}
+    assert len(kernels & set(answers["moved"].tolist())) > len(kernels) / 2 > 5
 
 
 def test_features_in_a_strangers_process(answers, pretrained, images):
@@ -221,7 +222,7 @@ def test_features_in_a_hub_layer(features, pretrained, images, tmp_path):
     trainable = [v.name for v in model.patch_network.trainable_weights]
     assert len(found["trainable"]) == len(trainable)
     moved = found["moved"].tolist()
-    assert any("moving_mean" in name for name in moved) and len(moved) > 100
+    assert any("moving_mean" in name for name in moved) and len(moved) > 40
 
 
 @pytest.mark.parametrize("name", ["features", "classifier", "patchformer_features"])
@@ -230,7 +231,7 @@ def test_an_export_loads_as_the_run_it_is_of(name, runs, exports):
     mine, theirs = load(str(exports[name])), load(str(runs[name]))
     found = {v.name: v for v in mine.weights if "/" in v.name}
     expected = {v.name: v for v in theirs.weights if "/" in v.name}
-    assert set(found) == set(expected) and len(found) > 100
+    assert set(found) == set(expected) and len(found) > 40
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
