@@ -15,7 +15,6 @@ from selfie_tf.errors import UserError
 from selfie_tf.training.load import load_finetuned, load_pretrained
 
 from helpers import (
-    ROOT,
     TINY,
     TINY_FINETUNE,
     TINY_FINETUNE_PATCHFORMER,
@@ -23,6 +22,7 @@ from helpers import (
     assert_identical,
     fails,
     result_of,
+    run,
     succeeds,
     weights,
 )
@@ -329,11 +329,9 @@ def test_the_example_runs_on_an_export(features, tmp_path):
         folder = tmp_path / "images" / synthetic.CLASS_NAMES[label]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{i}.png")
-    script = os.path.join(ROOT, "examples", "finetune_with_keras.py")
-    arguments = [str(features), str(tmp_path / "images"), str(tmp_path / "out")]
-    command = [sys.executable, script, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("val_accuracy") == 5
+    arguments = features, tmp_path / "images", tmp_path / "out"
+    code, out, err = run(*arguments, command="examples/finetune_with_keras.py")
+    assert code == 0, err
+    assert out.count("val_accuracy") == 5
     loaded = tf.saved_model.load(str(tmp_path / "out"))
     assert loaded.serve(images[:3].astype(np.float32)).shape == (3, 10)
