@@ -38,8 +38,14 @@ class ImagesConfig(Section):
     crop: str = choice(
         "pad",
         ("pad", "random_resized", "center"),
-        "Training crop. pad: pad with zeros by patches.pad and crop back (section 2.1); "
+        "Training crop. pad: pad by patches.pad and crop back (section 2.1), see data.pad_mode; "
         "random_resized: a random rectangle, scaled; center: the central square.",
+    )
+    pad_mode: str = choice(
+        "zeros",
+        ("zeros", "mean", "reflect", "enlarge"),
+        "pad: what surrounds the image. zeros: black; mean: mid-grey, which is 0 after "
+        "normalisation; reflect: the mirrored image; enlarge: no margin, the image is scaled up.",
     )
     min_crop_area: float = bounded(
         0.2, 1e-3, 1, "random_resized: smallest fraction of the image's area to keep."
@@ -83,7 +89,7 @@ class GridConfig(Section):
     """The patch grid, and the jitter before cutting (section 2.1)."""
 
     size: int = bounded(8, 1, help="Side of a patch in pixels; must divide data.image_size.")
-    pad: int = bounded(4, 0, help="Pixels of zero padding on each side with data.crop=pad.")
+    pad: int = bounded(4, 0, help="Pixels of padding on each side with data.crop=pad.")
 
 
 @dataclasses.dataclass
@@ -253,6 +259,11 @@ class RunConfig(Section):
                 raise UserError(
                     f"patches.{name}={value}: expected at most data.image_size={d.image_size}"
                 )
+        if d.crop == "pad" and d.pad_mode == "reflect" and p.pad >= d.image_size:
+            raise UserError(
+                f"patches.pad={p.pad}: data.pad_mode=reflect needs less than "
+                f"data.image_size={d.image_size}"
+            )
         if d.image_size % p.size:
             raise UserError(
                 f"data.image_size={d.image_size} is not divisible by patches.size={p.size}: "

@@ -28,6 +28,13 @@ class PatchesConfig(GridConfig):
 class SelfieModelConfig(NetworkConfig):
     """P, A, and how hidden patches are scored."""
 
+    query: str = choice(
+        "pooled",
+        ("pooled", "per_location", "position"),
+        "What a hidden position asks with. pooled: the context's one vector plus the position's "
+        "embedding, as in the paper; per_location: each position attends over the context by "
+        "itself; position: the embedding alone, a baseline without context.",
+    )
     pooling: str = choice(
         "attention",
         ("attention", "mean", "max"),
@@ -68,4 +75,9 @@ class SelfieConfig(PretrainConfig):
                 f"patches.context_fraction={self.patches.context_fraction} leaves "
                 f"{self.num_context} context and {self.num_targets} target patches of "
                 f"{self.num_patches}: at least 1 and 2 are needed"
+            )
+        if self.model.query == "per_location" and self.model.pooling != "attention":
+            raise UserError(
+                f"model.pooling={self.model.pooling}: model.query=per_location attends over the "
+                "context and needs model.pooling=attention"
             )

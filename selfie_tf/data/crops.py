@@ -2,6 +2,9 @@
 
 import tensorflow as tf
 
+# The pixels of the margin. `normalize` maps 127.5 to 0.
+_MARGIN = {"zeros": 0, "mean": 128}
+
 
 def resize_and_center(image: tf.Tensor, size: int, fraction: float = 1.0) -> tf.Tensor:
     """Cuts out the central square and scales it.
@@ -25,9 +28,30 @@ def resize_and_center(image: tf.Tensor, size: int, fraction: float = 1.0) -> tf.
     return _resize(image, size)
 
 
-def pad_and_crop(image: tf.Tensor, pad: int, seed: tf.Tensor) -> tf.Tensor:
-    """Pads each side with `pad` zero pixels and crops back at a random offset (section 2.1)."""
-    padded = tf.pad(image, [[pad, pad], [pad, pad], [0, 0]])
+def pad_and_crop(image: tf.Tensor, pad: int, seed: tf.Tensor, mode: str = "zeros") -> tf.Tensor:
+    """Makes an image larger by `pad` pixels on each side and crops back at a random offset.
+
+    Section 2.1 pads with zeros. Zeros before normalisation are black; zeros after it, which is what
+    most code for CIFAR-10 pads with, are mid-grey. Both leave a margin in the patches of the edge,
+    which tells where they belong.
+
+    Args:
+      image: uint8 `[S, S, 3]`.
+      pad: Pixels on each side.
+      seed: int `[2]`. The offset depends on nothing else, and is the same in all modes.
+      mode: "zeros" pads with black; "mean" with mid-grey, which normalisation maps to 0; "reflect"
+        mirrors the image at its edges; "enlarge" scales the image to S + 2 * `pad` pixels.
+
+    Returns:
+      uint8 `[S, S, 3]`.
+    """
+    margin = [[pad, pad], [pad, pad], [0, 0]]
+    if mode == "enlarge":
+        padded = _resize(image, image.shape[0] + 2 * pad)
+    elif mode == "reflect":
+        padded = tf.pad(image, margin, "REFLECT")
+    else:
+        padded = tf.pad(image, margin, constant_values=_MARGIN[mode])
     return tf.ensure_shape(tf.image.stateless_random_crop(padded, image.shape, seed), image.shape)
 
 
@@ -68,4 +92,6 @@ def training_image(image: tf.Tensor, config, seed: tf.Tensor) -> tf.Tensor:
     if data.crop == "random_resized":
         return random_resized_crop(image, data.image_size, data.min_crop_area, seed)
     image = resize_and_center(image, data.image_size)
-    return pad_and_crop(image, config.patches.pad, seed) if data.crop == "pad" else image
+    if data.crop == "center":
+        return image
+    return pad_and_crop(image, config.patches.pad, seed, data.pad_mode)

@@ -149,13 +149,14 @@ class MultiHeadAttention(keras.layers.Layer):
         build(self.dropout, None)
         super().build(input_shape)
 
-    def call(self, inputs: tf.Tensor, context=None, training=None) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor, context=None, training=None, mask=None) -> tf.Tensor:
         """Attends from `inputs` over `context`.
 
         Args:
           inputs: float `[B, N, D]`.
           context: float `[B, M, D]`; None attends over `inputs` (self-attention).
           training: Whether dropout is on.
+          mask: bool `[N, M]`, whether vector n may attend to vector m; None lets all attend to all.
 
         Returns:
           `[B, N, D]`.
@@ -171,7 +172,10 @@ class MultiHeadAttention(keras.layers.Layer):
         key = split(self.key_projection(context))
         value = split(self.value_projection(context))
         scores = tf.matmul(query, key, transpose_b=True)  # [B, heads, N, M]
-        weights = tf.cast(tf.nn.softmax(at_least_float32(scores)), scores.dtype)
+        logits = at_least_float32(scores)
+        if mask is not None:
+            logits = tf.where(mask, logits, logits.dtype.min)
+        weights = tf.cast(tf.nn.softmax(logits), scores.dtype)
         x = tf.matmul(self.dropout(weights, training=training), value)  # [B, heads, N, D/heads]
         x = tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [-1, count, dim])  # [B, N, D]
         return self.output_projection(x)
@@ -231,9 +235,9 @@ class AttentionBlock(keras.layers.Layer):
             build(layer, shape)
         super().build(input_shape)
 
-    def call(self, inputs: tf.Tensor, context=None, training=None) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor, context=None, training=None, mask=None) -> tf.Tensor:
         """Arguments and result are those of `MultiHeadAttention.call`."""
-        x = self.attention(inputs, context, training=training)
+        x = self.attention(inputs, context, training=training, mask=mask)
         x = self.attention_norm(inputs + self.attention_dropout(x, training=training))
         y = self.output_dense(self.intermediate(x))  # [B, N, mlp_dim] -> [B, N, D]
         return self.output_norm(x + self.output_dropout(y, training=training))
@@ -281,11 +285,14 @@ class Transformer(keras.layers.Layer):
             build(block, input_shape)
         super().build(input_shape)
 
-    def call(self, inputs: tf.Tensor, training=None) -> tf.Tensor:
-        """Runs the blocks over `inputs`, float `[B, N, D]`; the result has the same shape."""
+    def call(self, inputs: tf.Tensor, training=None, mask=None) -> tf.Tensor:
+        """Runs the blocks over `inputs`, float `[B, N, D]`; the result has the same shape.
+
+        `training` and `mask` are those of `MultiHeadAttention.call`.
+        """
         x = inputs
         for block in self.blocks:
-            x = block(x, training=training)
+            x = block(x, training=training, mask=mask)
         return x
 
     def get_config(self):

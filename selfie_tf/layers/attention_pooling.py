@@ -37,6 +37,27 @@ class AttentionPooling(Transformer):
         x = tf.concat([u0, inputs], axis=1)  # [B, 1 + N, D]
         return super().call(x, training=training)[:, 0]
 
+    def pool_at(self, inputs: tf.Tensor, locations: tf.Tensor, training=None) -> tf.Tensor:
+        """Pools the vectors of each image once per location, beyond the paper.
+
+        One u0 per location joins the N vectors, each with its location's position embedding added.
+        It attends to itself and to the N vectors, as in `call`. The N vectors attend to each other
+        alone, and so do not depend on which locations are asked for.
+
+        Args:
+          inputs: float `[B, N, D]`.
+          locations: Position embeddings of the locations, `[B, T, D]`.
+          training: Whether dropout is on.
+
+        Returns:
+          `[B, T, D]`.
+        """
+        count, total = locations.shape[1], locations.shape[1] + inputs.shape[1]
+        queries = tf.cast(self.u0, inputs.dtype) + locations  # [B, T, D]
+        x = tf.concat([queries, inputs], axis=1)  # [B, T + N, D]
+        mask = tf.eye(total, dtype=tf.bool) | (tf.range(total) >= count)
+        return super().call(x, training=training, mask=mask)[:, :count]
+
 
 class QueryPooling(keras.layers.Layer):
     """Pools N vectors once per location, with a query that attends over them.

@@ -1,5 +1,9 @@
 """Selfie: which hidden patch belongs at which hidden position? (Trinh, Luong, Le 2019)"""
 
+import collections
+import itertools
+import math
+
 import numpy as np
 
 from selfie_tf import figures, losses
@@ -25,6 +29,7 @@ class Selfie(Method):
     def build(self, config: SelfieConfig) -> SelfiePretrainer:
         """See `Method.build`."""
         model = SelfiePretrainer(
+            query=config.model.query,
             pooling=config.model.pooling,
             logit_scale=config.model.logit_scale,
             **config.network_arguments,
@@ -37,12 +42,14 @@ class Selfie(Method):
         """Measures loss and patch accuracy, on cropped and on uncropped images.
 
         Both, because the paper's zero padding gives edge positions away: the patches of cropped
-        images carry a black margin, and at first a network may learn little else.
+        images carry a black margin, and at first a network may learn little else. Where there is
+        such a margin, `margin_baseline` says how far that alone goes.
         """
         loss, accuracy, count = self._measure(config, source, predict, crop=True)
         _, uncropped, _ = self._measure(config, source, predict, crop=False)
         return {
             "chance": 1 / config.num_targets,
+            **({"margin_baseline": margin_baseline(config)} if has_margin(config) else {}),
             "held_out_loss": loss,
             "held_out_patch_accuracy": accuracy,
             "held_out_patch_accuracy_uncropped": uncropped,
@@ -60,11 +67,14 @@ class Selfie(Method):
 
     def describe(self, held_out: dict) -> str:
         """See `Method.describe`."""
+        margin = ""
+        if "margin_baseline" in held_out:
+            margin = f", from the margin alone {held_out['margin_baseline']:.3f} cropped"
         return (
             f"patch accuracy on {held_out['evaluated_images']} held-out images: "
             f"{held_out['held_out_patch_accuracy']:.3f} cropped as in training, "
             f"{held_out['held_out_patch_accuracy_uncropped']:.3f} uncropped "
-            f"(chance {held_out['chance']:.3f})"
+            f"(chance {held_out['chance']:.3f}{margin})"
         )
 
     def draw(self, file, config, batch, predictions):
@@ -75,6 +85,8 @@ class Selfie(Method):
         """See `Method.draw_curves`."""
         chance = result["chance"]
         baselines = {"loss": {"chance": -np.log(chance)}, self.accuracy: {"chance": chance}}
+        if "margin_baseline" in result:
+            baselines[self.accuracy]["the margin alone"] = result["margin_baseline"]
         figures.draw_curves(file, points, self.accuracy, baselines)
 
     def forward_flop(self, config: SelfieConfig) -> int:
@@ -82,8 +94,43 @@ class Selfie(Method):
         model, dim, targets = config.model, config.model.hidden_dim, config.num_targets
         patch = flops.patch_network_flop(model.width, model.stem, config.patches.size)
         total = config.num_patches * patch
-        if model.pooling == "attention":
-            n = config.num_context + 1
+        if model.pooling == "attention" and model.query != "position":
+            n = config.num_context + (1 if model.query == "pooled" else targets)
             block = flops.attention_block_flop(n, n, dim, model.mlp_dim)
             total += model.attention_layers * block
         return total + 2 * targets**2 * dim
+
+
+def has_margin(config: SelfieConfig) -> bool:
+    """Whether the training crop shows pixels that are not of the image."""
+    data = config.data
+    return data.crop == "pad" and config.patches.pad > 0 and data.pad_mode in ("zeros", "mean")
+
+
+def margin_baseline(config: SelfieConfig) -> float:
+    """Computes the patch accuracy of an observer that only sees where the margin lies.
+
+    It knows the crop's offset, and which of a patch's pixels are of the margin. For a position it
+    picks at random among the hidden patches whose margin fits. If the hidden patches have k
+    different margins, it is right k times out of T on average. The result is the mean over all
+    offsets and all choices of hidden patches.
+    """
+    size, pad, grid = config.patches.size, config.patches.pad, config.grid
+    edge, targets = config.data.image_size + pad, config.num_targets
+    choices = math.comb(config.num_patches, targets)
+
+    def margins(offset):
+        """Pixels of margin before and after the image, in each row (or column) of patches."""
+        starts = [offset + size * i for i in range(grid)]
+        inside = [(max(pad - start, 0), max(start + size - edge, 0)) for start in starts]
+        return [(size, 0) if sum(pixels) >= size else pixels for pixels in inside]
+
+    total, offsets = 0.0, range(2 * pad + 1)
+    for rows, columns in itertools.product(map(margins, offsets), repeat=2):
+        kinds = collections.Counter(
+            "margin only" if (size, 0) in (row, column) else (row, column)
+            for row, column in itertools.product(rows, columns)
+        )
+        for count in kinds.values():  # is at least one of these patches hidden?
+            total += 1 - math.comb(config.num_patches - count, targets) / choices
+    return total / len(offsets) ** 2 / targets

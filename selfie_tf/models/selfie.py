@@ -17,7 +17,13 @@ class SelfiePretrainer(TrainableModel):
     of t. Its logits are the dot products of v with the vectors h of *all* hidden patches of the
     same image, without position embeddings.
 
+    In this sum, u adds the same to the score of a patch at every position, so the context has no
+    say in where a patch belongs. With query "per_location" it has: position t pools the context by
+    itself, with u0 + position embedding of t in place of u0.
+
     Args:
+      query: "pooled", the paper's; "per_location"; or "position", the position embedding alone, the
+        baseline that sees no context. It has no A.
       pooling: "attention", or its special cases "mean" and "max" (section 2.2), which have no
         weights.
       logit_scale: "none" (the paper's plain dot product) or "sqrt_dim" (divided by sqrt(D)).
@@ -30,13 +36,15 @@ class SelfiePretrainer(TrainableModel):
       attention_pooling: A, an `AttentionPooling`; None with another pooling.
 
     Raises:
-      ValueError: If `pooling`, `logit_scale`, `position` or `stem` is unknown.
+      ValueError: If `query`, `pooling`, `logit_scale`, `position` or `stem` is unknown, or `query`
+        is "per_location" and `pooling` is not "attention".
     """
 
     network_defaults = Network()
 
     def __init__(
         self,
+        query: str = "pooled",
         pooling: str = "attention",
         logit_scale: str = "none",
         weight_decay: float = 1e-4,
@@ -46,21 +54,26 @@ class SelfiePretrainer(TrainableModel):
         super().__init__(**kwargs)
         self._arguments = {
             **network.arguments(),
+            "query": query,
             "pooling": pooling,
             "logit_scale": logit_scale,
             "weight_decay": weight_decay,
         }
+        if query not in ("pooled", "per_location", "position"):
+            raise ValueError(f"query={query!r}: expected 'pooled', 'per_location' or 'position'")
+        if query == "per_location" and pooling != "attention":
+            raise ValueError(f"query='per_location' needs pooling='attention', got {pooling!r}")
         if pooling not in ("attention", "mean", "max"):
             raise ValueError(f"pooling={pooling!r}: expected 'attention', 'mean' or 'max'")
         if logit_scale not in ("none", "sqrt_dim"):
             raise ValueError(f"logit_scale={logit_scale!r}: expected 'none' or 'sqrt_dim'")
-        self.pooling = pooling
+        self.query, self.pooling = query, pooling
         self.patch_network = network.make_backbone("patch_network")
         self.hidden_dim = self.patch_network.output_dim
         self.logit_factor = self.hidden_dim**-0.5 if logit_scale == "sqrt_dim" else 1.0
         self.positions = network.make_positions(self.hidden_dim)
         self.attention_pooling = None
-        if pooling == "attention":
+        if pooling == "attention" and query != "position":
             self.attention_pooling = network.make_attention_pooling()
         self._make_metrics("patch_accuracy", weight_decay)
 
@@ -144,15 +157,34 @@ class SelfiePretrainer(TrainableModel):
         num_context = x["context_patches"].shape[1]
         h = self.patch_features(patches, training=training)  # [B, C + T, D]
         context, target = h[:, :num_context], h[:, num_context:]
-        # Only the visible patches get position embeddings: those of the hidden ones would tell
-        # which patch belongs where.
-        u = self.pool(context + self.positions(x["context_positions"]), training=training)
-        v = u[:, None] + self.positions(x["target_positions"])  # [B, T, D]
+        v = self.queries(context, x["context_positions"], x["target_positions"], training=training)
         # In float32 also under mixed precision: plain logits reach hundreds, where bfloat16 only
         # resolves whole numbers.
-        return self.logit_factor * tf.matmul(
-            at_least_float32(v), at_least_float32(target), transpose_b=True
-        )
+        return self.logit_factor * tf.matmul(v, at_least_float32(target), transpose_b=True)
+
+    def queries(self, context, context_positions, target_positions, training=None) -> tf.Tensor:
+        """Computes the query of every hidden position.
+
+        Args:
+          context: Vectors h of the visible patches, `[B, C, D]`.
+          context_positions, target_positions: int32 `[B, C]` and `[B, T]`.
+          training: Whether dropout is on.
+
+        Returns:
+          v, `[B, T, D]`, float32 (float64 in that precision).
+        """
+        locations = self.positions(target_positions)  # [B, T, D]
+        # Added in float32: beside u, bfloat16 would lose much of an embedding, which is small.
+        v = at_least_float32(locations)
+        if self.query == "position":
+            return v
+        # Only the visible patches get position embeddings: those of the hidden ones would tell
+        # which patch belongs where.
+        context += self.positions(context_positions)
+        if self.query == "pooled":
+            return at_least_float32(self.pool(context, training=training))[:, None] + v
+        u = self.attention_pooling.pool_at(context, locations, training=training)  # [B, T, D]
+        return at_least_float32(u) + v
 
     def loss_and_accuracy(self, data, training: bool) -> tuple:
         """See `TrainableModel.loss_and_accuracy`; `data` is the `x` of `call`."""

@@ -284,6 +284,14 @@ def test_help_has_every_key_with_its_value_in_the_given_config(width, capsys, mo
         (["--config.data.image_size=30"], ["image_size=30", "patches.size=8", "image_size=24"]),
         (["--config.model.num_heads=3"], ["model.num_heads=3", "128"]),
         (["--config.patches.context_fraction=1"], ["context_fraction=1", "0 target"]),
+        (
+            ["--config.model.query=per_location", "--config.model.pooling=max"],
+            ["model.pooling=max", "needs model.pooling=attention"],
+        ),
+        (
+            ["--config.data.pad_mode=reflect", "--config.data.crop=pad", "--config.patches.pad=32"],
+            ["patches.pad=32", "data.pad_mode=reflect", "less than data.image_size=32"],
+        ),
         (["--config.optimizer.warmup_steps=600"], ["warmup_steps=600", "train.steps=600"]),
         (
             ["--config.train.steps_per_execution=7"],

@@ -152,6 +152,7 @@ NETWORK = {
     "train.seed": 7,
 }
 SELFIE = {"model.position": "factorized", "model.pooling": "max", "model.logit_scale": "sqrt_dim"}
+SELFIE_QUERY = {"model.query": "per_location"}  # which excludes another pooling
 PATCHFORMER = {
     "optimizer.name": "sgd",
     "model.position": "learned",
@@ -176,7 +177,8 @@ PATCHFORMER_CLASSIFIER = {
 @pytest.mark.parametrize(
     "kind, values, extra",
     [
-        (SelfieConfig, SELFIE, {}),
+        (SelfieConfig, SELFIE, {"query": "pooled"}),
+        (SelfieConfig, SELFIE_QUERY, {"pooling": "attention", "logit_scale": "none"}),
         (PatchFormerConfig, PATCHFORMER, {"num_levels": 8}),
         (FinetuneConfig, CLASSIFIER, {"num_classes": 6}),
         (FinetuneConfig, PATCHFORMER_CLASSIFIER, {"num_classes": 6}),

@@ -443,15 +443,45 @@ def test_held_out_batches_do_not_depend_on_the_seed(tiny_config):
     assert_same(after, before)
 
 
-def test_pad_and_crop_shifts_and_fills_with_zeros(rng):
+@pytest.mark.parametrize(
+    "mode, options",
+    [
+        ("zeros", {"constant_values": 0}),
+        ("mean", {"constant_values": 128}),
+        ("reflect", {"mode": "reflect"}),
+    ],
+)
+def test_pad_and_crop_shifts_and_fills(mode, options, rng):
     image = rng.integers(1, 256, [8, 8, 3], dtype=np.uint8)
-    padded = np.pad(image, [[2, 2], [2, 2], [0, 0]])
+    padded = np.pad(image, [[2, 2], [2, 2], [0, 0]], **options)
     windows = {padded[y : y + 8, x : x + 8].tobytes(): (y, x) for y in range(5) for x in range(5)}
     found = set()
     for seed in range(200):
-        result = crops.pad_and_crop(tf.constant(image), 2, [0, seed]).numpy()
+        result = crops.pad_and_crop(tf.constant(image), 2, [0, seed], mode).numpy()
         found.add(windows[result.tobytes()])
     assert len(found) == 25
+
+
+def test_enlarged_images_have_no_margin_and_the_same_offsets():
+    """A ramp from 40 to 215 from left to right, enlarged from 8 to 12 pixels."""
+    image = np.full([8, 8, 3], 40 + 25 * np.arange(8)[None, :, None], np.uint8)
+    centers = (np.arange(12) + 0.5) * 8 / 12 - 0.5  # of the enlarged pixels, in pixels of the image
+    enlarged = np.interp(centers, np.arange(8), image[0, :, 0])
+    for seed in range(20):
+        result = crops.pad_and_crop(tf.constant(image), 2, [0, seed], "enlarge").numpy()
+        zeros = crops.pad_and_crop(tf.constant(image), 2, [0, seed]).numpy()[4, :, 0]
+        left = 2 - (zeros[:4] == 0).sum() + (zeros[4:] == 0).sum()  # offset of the crop
+        expected = np.broadcast_to(enlarged[left : left + 8, None], [8, 8, 3])
+        np.testing.assert_allclose(result, expected, atol=0.51)
+
+
+def test_the_pad_mode_of_the_config_is_taken(rng):
+    image = tf.constant(rng.integers(1, 256, [32, 32, 3], dtype=np.uint8))
+    config = SelfieConfig()
+    for mode in ("zeros", "mean", "reflect", "enlarge"):
+        config.data.pad_mode = mode
+        expected = crops.pad_and_crop(image, config.patches.pad, [3, 7], mode)
+        np.testing.assert_array_equal(crops.training_image(image, config, [3, 7]), expected)
 
 
 def test_resize_and_center_takes_the_middle():

@@ -31,6 +31,11 @@ def test_gflop_of_the_papers_runs():
     config.model.pooling = "attention"
     per_block = 2 * 13 * (4 * 1024**2 + 2 * 13 * 1024 + 2 * 1024 * 640)
     assert gflop_per_image(config) - mean == pytest.approx(3 * 3 * per_block / 1e9)
+    config.model.query = "per_location"  # 4 queries instead of one
+    per_block = 2 * 16 * (4 * 1024**2 + 2 * 16 * 1024 + 2 * 1024 * 640)
+    assert gflop_per_image(config) - mean == pytest.approx(3 * 3 * per_block / 1e9)
+    config.model.query = "position"
+    assert gflop_per_image(config) == mean
 
 
 def test_patchformer_flop_written_out():

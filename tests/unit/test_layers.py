@@ -314,6 +314,23 @@ def test_attention_pooling_returns_the_output_at_u0(rng, built):
         np.testing.assert_allclose(layer(h, training=False)[b], x[0], atol=2e-5)
 
 
+def test_pooling_at_locations_matches_a_loop(rng, built):
+    """Each location's u0 attends to itself and the context, which does not see it."""
+    layer = built(AttentionPooling(2, 2, 5, 0.0), [None, None, 4])
+    set_weights(layer, rng)
+    x, locations = rng.normal(size=[2, 3, 4]), rng.normal(size=[2, 2, 4])
+    result = layer.pool_at(tf.constant(x, tf.float32), tf.constant(locations, tf.float32))
+    weights = named(layer)
+    for b in range(2):
+        for t in range(2):
+            query, context = (weights["u0"] + locations[b, t])[None], x[b]
+            for prefix in ("block1/", "block2/"):
+                seen = np.concatenate([query, context])
+                query = block_reference(query, weights, 2, prefix, seen)
+                context = block_reference(context, weights, 2, prefix)
+            np.testing.assert_allclose(result[b, t], query[0], rtol=1e-4, atol=1e-5)
+
+
 def test_attention_pooling_with_hand_set_weights(built):
     """u0 attends to the one patch whose key matches its query, and takes its value."""
     layer = built(AttentionPooling(1, 1, 4, 0.0), [None, 3, 4])

@@ -147,7 +147,85 @@ def test_mean_and_max_pooling(pooling, reference, rng):
     assert not any("attention" in v.name for v in model.variables)
 
 
-@pytest.mark.parametrize("argument", ["pooling", "position", "logit_scale"])
+def logits_with(model, batch, **changes):
+    return model({**batch, **changes}, training=False).numpy().astype(np.float64)
+
+
+def test_the_pooled_context_cannot_say_where_a_patch_belongs(rng):
+    """Another context changes a patch's score by the same amount at every position.
+
+    With a query per location it does not.
+    """
+    batch = make_batch(rng)
+    for query in ("pooled", "per_location"):
+        model = SelfiePretrainer(**TINY, query=query)
+        model(batch)
+        model.positions.embedding.assign(rng.normal(size=[16, 32]))
+        other = logits_with(model, batch, context_patches=255 - batch["context_patches"])
+        change = other - logits_with(model, batch)  # [B, T, T]
+        between_positions = np.abs(change - change[:, :1]).max()
+        assert np.abs(change).max() > 0.1
+        assert (between_positions < 1e-4) == (query == "pooled")
+
+
+def test_a_query_without_context(rng):
+    batch = make_batch(rng)
+    model = SelfiePretrainer(**TINY, query="position")
+    logits = logits_with(model, batch)
+    other = logits_with(model, batch, context_patches=255 - batch["context_patches"])
+    np.testing.assert_array_equal(logits, other)
+    assert model.attention_pooling is None
+    h = model.patch_features(batch["target_patches"], training=False).numpy()
+    v = model.positions.embedding.numpy()[batch["target_positions"]]
+    np.testing.assert_allclose(logits, np.einsum("btd,bjd->btj", v, h), rtol=1e-4, atol=1e-5)
+
+
+def test_a_location_asks_by_itself(rng):
+    """Other hidden positions and patches change neither its query nor its scores of the others."""
+    batch = make_batch(rng)
+    model = SelfiePretrainer(**TINY, query="per_location")
+    model(batch)
+    model.positions.embedding.assign(rng.normal(size=[16, 32]))
+    positions, patches = batch["target_positions"].copy(), batch["target_patches"].copy()
+    positions[:, 1] = batch["context_positions"][:, 0]
+    patches[:, 1] = 255 - patches[:, 1]
+    logits = logits_with(model, batch)
+    moved = logits_with(model, batch, target_positions=positions)
+    np.testing.assert_allclose(moved[:, [0, 2, 3]], logits[:, [0, 2, 3]], rtol=1e-5, atol=1e-5)
+    assert np.abs(moved[:, 1] - logits[:, 1]).max() > 1e-3
+    changed = logits_with(model, batch, target_patches=patches)
+    rest = np.ix_([0, 1], [0, 1, 2, 3], [0, 2, 3])
+    np.testing.assert_allclose(changed[rest], logits[rest], rtol=1e-5, atol=1e-5)
+
+
+def test_embeddings_are_added_to_the_query_in_float32(rng):
+    """Beside a u of 1 and more, bfloat16 would round an embedding of 0.02 by a tenth."""
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        batch = make_batch(rng)
+        for query in ("pooled", "per_location"):
+            model = SelfiePretrainer(**TINY, query=query)
+            model(batch)
+            h = model.patch_features(batch["context_patches"], training=False)
+            places = batch["context_positions"], batch["target_positions"]
+            v = model.queries(h, *places, training=False)
+            embedding = tf.gather(model.positions.embedding, places[1])
+            context = h + model.positions(places[0])
+            if query == "pooled":
+                u = model.pool(context, training=False)[:, None]
+            else:
+                u = model.attention_pooling.pool_at(context, model.positions(places[1]))
+            np.testing.assert_allclose(v - tf.cast(u, tf.float32), embedding, atol=2e-4)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+
+
+def test_a_query_per_location_needs_attention():
+    with pytest.raises(ValueError, match="pooling='attention', got 'mean'"):
+        SelfiePretrainer(**TINY, query="per_location", pooling="mean")
+
+
+@pytest.mark.parametrize("argument", ["query", "pooling", "position", "logit_scale"])
 def test_unknown_choices_are_refused(argument):
     with pytest.raises(ValueError, match=f"{argument}='median'"):
         SelfiePretrainer(**{argument: "median"})
