@@ -1,5 +1,6 @@
 """Pictures of what is learnt: jigsaws (Selfie's Figure 2), reconstructions, curves, confusion."""
 
+import itertools
 import warnings
 
 import numpy as np
@@ -173,7 +174,8 @@ def draw_curves(path, points: list, accuracy: str, baselines: dict) -> None:
         axis.set_xlabel("step")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
-        for style, (name, value) in zip(("--", ":"), baselines.get(key, {}).items()):
+        styles = itertools.cycle(("--", ":", "-."))
+        for style, (name, value) in zip(styles, baselines.get(key, {}).items()):
             axis.axhline(value, color="0.5", linestyle=style, linewidth=1, label=name)
         if key in baselines:
             axis.legend(fontsize=8)

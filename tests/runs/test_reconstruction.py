@@ -30,7 +30,8 @@ def finetuned(pretrained, shared):
 
 def test_a_run_leaves_metrics_and_pictures(pretrained):
     result = result_of(pretrained)
-    for key in ("pixel_accuracy", "baseline_accuracy", "image_baseline_accuracy"):
+    names = ("baseline", "image_baseline", "nearest_visible", "pixel")
+    for key in (f"{name}_accuracy" for name in names):
         assert 0 < result[key] < 1, key
     assert result["evaluated_images"] == 32
     points = log_points(pretrained)

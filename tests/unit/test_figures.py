@@ -127,6 +127,17 @@ def test_curves_are_drawn():
     assert len(np.unique(pixels, axis=0)) > 20
 
 
+def test_every_baseline_is_drawn_in_a_style_of_its_own(monkeypatch):
+    saved = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: saved.append(figure))
+    points = [{"step": 1, "loss": 2.0, "accuracy": 0.1}]
+    baselines = {"a": 0.1, "b": 0.2, "c": 0.3}
+    figures.draw_curves(None, points, "accuracy", {"accuracy": baselines})
+    _, *lines = saved[0].axes[1].lines
+    assert {line.get_label(): line.get_ydata()[0] for line in lines} == baselines
+    assert len({line.get_linestyle() for line in lines}) == 3
+
+
 def test_finetuning_curves_have_a_colour_per_label():
     file = io.BytesIO()
     points = [{"step": s, "loss": 2.0 / s, "top1": 0.1} for s in range(1, 5)]

@@ -7,7 +7,9 @@ import tensorflow as tf
 from selfie_tf.config import PatchFormerConfig
 from selfie_tf.data import make_source
 from selfie_tf.data.augment import augment_patches
+from selfie_tf.data.source import IndexedSource
 from selfie_tf.methods import METHODS
+from selfie_tf.methods.patchformer import nearest_visible, nearest_visible_baseline, target_pixels
 
 from helpers import held_out_batches, training_batches
 
@@ -91,6 +93,56 @@ def test_held_out_images_have_no_noise_and_targets_are_the_images():
             middle = image[row + 1 : row + 3, column + 1 : column + 3]
             expected = tf.image.rgb_to_grayscale(middle)[..., 0] // 64
             np.testing.assert_array_equal(batch["target_levels"][b, t], expected)
+
+
+def nearest_by_search(shown, size, row, column):
+    """The nearest of all visible pixels; of several, the one that row order meets first."""
+    best, found = np.inf, None
+    for i, j in np.ndindex(len(shown) * size, len(shown) * size):
+        distance = (i - row) ** 2 + (j - column) ** 2
+        if shown[i // size, j // size] and distance < best:
+            best, found = distance, (i, j)
+    return found
+
+
+@pytest.mark.parametrize("visible", [1, 4, 11])
+def test_the_nearest_visible_pixel_is_that_of_a_search(visible, rng):
+    """Patches of 3 pixels, so that up to four visible pixels are equally near to one."""
+    shown = (rng.permutation(16) < visible).reshape(4, 4)
+    pixels = np.stack(np.mgrid[:12, :12], axis=-1)
+    found = nearest_visible(shown, 3, pixels)
+    for row, column in np.ndindex(12, 12):
+        assert tuple(found[row, column]) == nearest_by_search(shown, 3, row, column)
+
+
+@pytest.mark.parametrize("target", ["center_crop", "subsample"])
+def test_copying_the_nearest_visible_pixel_matches_a_loop(target, rng):
+    """On noise, whose levels differ from pixel to pixel."""
+    config = make_config()
+    config.data.image_size, config.patches.size = 24, 6
+    config.patches.mask_ratio, config.patches.target, config.train.batch_size = 0.5, target, 2
+    config.validate()
+    kept = {"center_crop": (2, 3), "subsample": (0, 3)}[target]
+    images = tf.constant(rng.integers(0, 256, [5, 24, 24, 3]), tf.uint8)
+    source = IndexedSource(images, images)
+    (batch,) = held_out_batches(source, config, 5, 5, crop=False)
+    expected = []
+    for image, truth, position in zip(
+        batch["original"], batch["target_levels"].numpy(), batch["target_positions"].numpy()
+    ):
+        levels = tf.image.rgb_to_grayscale(image)[..., 0].numpy() // 64
+        shown = np.array([k not in position for k in range(16)]).reshape(4, 4)
+        right = []
+        for t, k in enumerate(position):
+            for i, j in np.ndindex(2, 2):
+                row, column = 6 * (k // 4) + kept[i], 6 * (k % 4) + kept[j]
+                assert levels[row, column] == truth[t, i, j]
+                right.append(levels[nearest_by_search(shown, 6, row, column)] == truth[t, i, j])
+        expected.append(np.mean(right))
+    found = nearest_visible_baseline(config, batch, target_pixels(config))
+    assert found.tolist() == expected and np.std(expected) > 0
+    measured = METHOD.evaluate(config, source, lambda batch: tf.one_hot(batch["target_levels"], 4))
+    assert measured["nearest_visible_accuracy"] == pytest.approx(np.mean(expected))
 
 
 def test_held_out_metrics_match_a_loop():
