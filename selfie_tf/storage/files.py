@@ -9,11 +9,11 @@ import tensorflow as tf
 from selfie_tf.errors import UserError
 
 
-def write_atomically(path: str, text: str) -> None:
+def write_atomically(path: str, content: str | bytes) -> None:
     """Writes under another name, then renames: readers see the whole new file or the old one."""
     temporary = f"{path}.tmp"
-    with tf.io.gfile.GFile(temporary, "w") as file:
-        file.write(text)
+    with tf.io.gfile.GFile(temporary, "wb" if isinstance(content, bytes) else "w") as file:
+        file.write(content)
     tf.io.gfile.rename(temporary, path, overwrite=True)
 
 

@@ -1,8 +1,10 @@
 """The work directory of a run: config.json, metrics.jsonl, result.json, and the lock."""
 
+import io
 import json
 import os
 
+import numpy as np
 import tensorflow as tf
 
 from selfie_tf.config import RunConfig, flatten, from_dict, kind_of_run, to_dict
@@ -97,6 +99,13 @@ class WorkDir:
     def write_json(self, name: str, value: dict) -> None:
         if self._is_chief:
             write_atomically(self.join(name), json.dumps(value, indent=2) + "\n")
+
+    def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
+        """Writes NumPy arrays as an .npz file."""
+        if self._is_chief:
+            buffer = io.BytesIO()
+            np.savez(buffer, **arrays)
+            write_atomically(self.join(name), buffer.getvalue())
 
     def read_json(self, name: str) -> dict | None:
         """See the function of this name."""

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from selfie_tf.data.pipeline import evaluation_batches
+from selfie_tf.distribution import strategy as distribution
 from selfie_tf.errors import UserError
 from selfie_tf.losses import classification_loss, top_k
 from selfie_tf.models.classifier import TOP5_FROM
@@ -22,6 +23,7 @@ class ClassifierEvaluator:
 
     def __init__(self, config, source, strategy: tf.distribute.Strategy, model):
         self._config, self._source, self._strategy = config, source, strategy
+        several_workers = distribution.num_workers(strategy) > 1
         self._names = ["loss", "top1"] + ["top5"] * (model.num_classes >= TOP5_FROM)
 
         def evaluate(images, labels):
@@ -31,41 +33,42 @@ class ClassifierEvaluator:
                 values.append(top_k(logits, labels, 5))
             values.append(tf.cast(labels >= 0, tf.float32))
             sums = tf.stack([tf.reduce_sum(tf.cast(v, tf.float32)) for v in values])
-            return sums, tf.argmax(logits, axis=-1)
+            rows = tf.stack([labels, tf.argmax(logits, axis=-1)], axis=1)  # [B, 2]
+            if several_workers:  # a process sees its own replicas only
+                rows = tf.distribute.get_replica_context().all_gather(rows, axis=0)
+            return sums, rows
 
         @tf.function(autograph=False)
         def step(images, labels):
-            sums, predictions = strategy.run(evaluate, args=(images, labels))
-            return strategy.reduce("SUM", sums, axis=None), predictions
+            sums, rows = strategy.run(evaluate, args=(images, labels))
+            # In the order of replicas, which is that of the batch. Gathered, each has all rows.
+            rows = strategy.experimental_local_results(rows)
+            rows = rows[0] if several_workers else tf.concat(rows, axis=0)
+            return strategy.reduce("SUM", sums, axis=None), rows
 
         self._step = step
 
-    def run(self) -> dict:
-        """Returns {"loss": ..., "top1": ..., "top5": ...}; accuracies are in [0, 1].
+    def run_with_predictions(self) -> tuple:
+        """Measures the classifier.
+
+        Returns:
+          The metrics {"loss": ..., "top1": ..., "top5": ...}, with accuracies in [0, 1]; and two
+          int64 `[N]`, labels and predictions, in the order of the source's held-out images. Every
+          worker returns all of them.
 
         Raises:
           UserError: If images have no label.
-        """
-        return self.run_with_predictions()[0]
-
-    def run_with_predictions(self) -> tuple:
-        """As `run`, with every image's label and predicted class.
-
-        Returns:
-          The metrics, and two int64 `[N]`: labels and predictions of this process's replicas.
         """
         batches = distribute(
             self._config,
             self._strategy,
             lambda shard, size: evaluation_batches(self._source, self._config, shard, size),
         )
-        total, labels, predictions = 0.0, [], []
-        local = self._strategy.experimental_local_results
-        for images, wanted in batches:
-            sums, predicted = self._step(images, wanted)
+        total, rows = 0.0, []
+        for batch in batches:
+            sums, more = self._step(*batch)
             total = total + tf.cast(sums, tf.float64).numpy()
-            labels += [x.numpy() for x in local(wanted)]
-            predictions += [x.numpy() for x in local(predicted)]
+            rows.append(more.numpy())
         count = total[-1]
         if count != self._source.num_held_out:
             raise UserError(
@@ -76,6 +79,6 @@ class ClassifierEvaluator:
         metrics = {
             name: float(value / count) for name, value in zip(self._names, total, strict=False)
         }
-        labels, predictions = np.concatenate(labels), np.concatenate(predictions)
+        labels, predictions = np.concatenate(rows).T
         real = labels >= 0  # the others fill the last batch up
         return metrics, labels[real], predictions[real]

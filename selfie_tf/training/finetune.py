@@ -103,22 +103,31 @@ def finetune(
             figures.draw_finetuning(buffer, [("", points, evaluations)], split)
             with tf.io.gfile.GFile(run.directory.join("figures", "curves.png"), "wb") as file:
                 file.write(buffer.getvalue())
+        run.directory.write_arrays("predictions.npz", **evaluation.predictions)
         path = run.directory.join("result.json")
         logging.info("finished: %s; see %s", describe_metrics(result), path)
         return run.finish(result)
 
 
 class _Evaluation:
-    """The hook that evaluates the classifier; `latest` holds what it found last."""
+    """The hook that evaluates the classifier.
+
+    Attributes:
+      split: "test", or "validation" where the run holds out some of its labelled images.
+      latest: The metrics that it found last.
+      predictions: The `labels` and `predictions` that these are of, int64 `[N]`, in the order of
+        the held-out images.
+    """
 
     def __init__(self, run, model):
         self._directory = run.directory
         self._evaluator = ClassifierEvaluator(run.config, run.source, run.strategy, model)
         self.split = "validation" if run.config.data.validation_fraction else "test"
-        self.latest = {}
+        self.latest, self.predictions = {}, {}
 
     def measure(self):
-        metrics = self._evaluator.run()
+        metrics, labels, predictions = self._evaluator.run_with_predictions()
+        self.predictions = {"labels": labels, "predictions": predictions}
         self.latest = {f"{self.split}_{name}": value for name, value in metrics.items()}
 
     def __call__(self, step, writer):

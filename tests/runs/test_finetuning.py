@@ -37,6 +37,11 @@ def finish(workdir, *flags):
     return succeeds("finetune", *TINY_FINETUNE, *flags, f"--workdir={workdir}")
 
 
+def predictions_of(workdir):
+    with np.load(workdir / "predictions.npz") as file:
+        return file["labels"], file["predictions"]
+
+
 def evaluations_of(workdir):
     return [json.loads(line) for line in (workdir / "evaluations.jsonl").read_text().splitlines()]
 
@@ -105,6 +110,24 @@ def test_the_reported_accuracy_is_that_of_the_saved_model(whole):
     chosen = logits[np.arange(1000), labels].astype(np.float64)
     log_sums = np.log(np.exp(logits.astype(np.float64)).sum(-1))
     assert result["test_loss"] == pytest.approx(np.mean(log_sums - chosen), rel=1e-3)
+
+
+def test_the_predictions_are_those_of_the_saved_model(whole):
+    images, expected = synthetic.draw_shapes(np.arange(5000, 6000), 16)
+    labels, predictions = predictions_of(whole)
+    np.testing.assert_array_equal(labels, expected)
+    assert labels.dtype == predictions.dtype == np.int64
+    assert np.mean(labels == predictions) == pytest.approx(result_of(whole)["test_top1"])
+    again = load_finetuned(str(whole)).predict(images, verbose=0).argmax(-1)
+    assert len(set(again)) > 1 and np.mean(again == predictions) >= 0.998  # near ties
+
+
+def test_predictions_of_a_run_that_ended_after_its_last_checkpoint(whole, pretrained, tmp_path):
+    copy_unfinished(whole, tmp_path / "run")
+    (tmp_path / "run" / "predictions.npz").unlink()
+    finish(tmp_path / "run", f"--config.init_from={pretrained}")
+    found, expected = predictions_of(tmp_path / "run"), predictions_of(whole)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +203,9 @@ def assert_same_run(workdir, expected):
     results = [result_of(path) for path in (workdir, expected)]
     assert results[0]["test_top1"] == results[1]["test_top1"]
     assert results[0]["test_loss"] == pytest.approx(results[1]["test_loss"], abs=1e-4)
+    found, wanted = predictions_of(workdir), predictions_of(expected)
+    np.testing.assert_array_equal(found[0], wanted[0])
+    assert np.mean(found[1] == wanted[1]) >= 0.998  # near ties
 
 
 def test_two_virtual_replicas_train_and_evaluate_as_one(one_replica, tmp_path):

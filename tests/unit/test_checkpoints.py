@@ -98,3 +98,5 @@ def test_write_atomically_replaces_and_leaves_no_scratch(tmp_path):
     for value in (1, 2):
         write_atomically(str(path), json.dumps(value))
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"] and path.read_text() == "2"
+    write_atomically(str(path), b"\x00\xff")
+    assert path.read_bytes() == b"\x00\xff"
