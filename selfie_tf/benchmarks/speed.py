@@ -6,16 +6,17 @@ import time
 import tensorflow as tf
 import tf_keras as keras
 
-from selfie_tf.config import PretrainConfig
+from selfie_tf.config import FinetuneConfig, PretrainConfig
 from selfie_tf.data import check_batch_size, make_source
 from selfie_tf.distribution import strategy as distribution
 from selfie_tf.methods import METHODS
+from selfie_tf.models.flops import classifier_flop
 from selfie_tf.training.build import build_pretrainer, compile_model
 
 _MATMUL_SIDE = 4096
 
 
-def gflop_per_image(config: PretrainConfig) -> float:
+def gflop_per_image(config: PretrainConfig | FinetuneConfig, num_classes: int = 0) -> float:
     """Counts the floating-point operations of one training step per image, in 1e9.
 
     Multiplications and additions of the convolutions and matrix products, forward, times 3 (the
@@ -26,17 +27,35 @@ def gflop_per_image(config: PretrainConfig) -> float:
       padding count, as is usual, also where the implementation skips them (3x3 at 2x2 positions:
       4 of 9 taps are real), so the figure compares implementations by images/s;
     - an attention block, see `attention_block_flop`;
-    - Selfie's logits: 2 T^2 D.
+    - Selfie's logits: 2 T^2 D;
+    - a classifier's last layer: 2 D times the number of classes.
 
     Element-wise work, normalisation, the position look-up and the optimizer are left out.
 
     Args:
-      config: A `config.SelfieConfig` or `config.PatchFormerConfig`.
+      config: A `config.SelfieConfig`, `config.PatchFormerConfig` or `config.FinetuneConfig`.
+      num_classes: Number of classes in finetuning.
 
     Returns:
       GFLOP an image.
     """
-    return 3 * METHODS[config.method].forward_flop(config) / 1e9
+    if isinstance(config, FinetuneConfig):
+        model = config.model
+        forward = classifier_flop(
+            num_classes,
+            config.data.image_size,
+            model.head,
+            config.grid,
+            model.width,
+            model.stem,
+            model.attention_layers,
+            model.mlp_dim,
+            model.patch_by_patch,
+            config.patches.mask_ratio,
+        )
+    else:
+        forward = METHODS[config.method].forward_flop(config)
+    return 3 * forward / 1e9
 
 
 def matmul_gflops(dtype: tf.DType, seconds: float) -> float:

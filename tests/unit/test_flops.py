@@ -1,10 +1,15 @@
 """Counts of floating-point operations, written out by hand."""
 
+import math
+
 import pytest
+import tensorflow as tf
 
 from selfie_tf.benchmarks.speed import gflop_per_image
-from selfie_tf.config import PatchFormerConfig, SelfieConfig
-from selfie_tf.models.flops import decoder_flop, patch_network_flop
+from selfie_tf.config import FinetuneConfig, PatchFormerConfig, SelfieConfig
+from selfie_tf.layers.attention import MultiHeadAttention
+from selfie_tf.models.flops import classifier_flop, decoder_flop, patch_network_flop
+from selfie_tf.training.build import build_classifier
 
 
 def test_patch_network_flop_written_out():
@@ -61,3 +66,65 @@ def test_decoder_flop_of_the_paper():
     eight = 2 * (256 * 32 + 9 * 32**2 + 32 * 128 + 256 * 128) * 64
     assert decoder_flop(1024, 8, 4) == two + four + eight + 2 * 128 * 4 * 64
     assert gflop_per_image(PatchFormerConfig()) == pytest.approx(200.9, abs=0.1)
+
+
+def count_as_it_runs(model, training):
+    """The operations of one image, from the kernels and shapes of every layer that is called."""
+    counts = []
+
+    def count(layer):
+        call = layer.call
+
+        def counted(inputs, *args, **kwargs):
+            output = call(inputs, *args, **kwargs)
+            if isinstance(layer, MultiHeadAttention):  # scores, and weighted values
+                context = args[0] if args and args[0] is not None else inputs
+                queries, keys = inputs.shape[1], context.shape[1]
+                counts.append(2 * 2 * queries * keys * inputs.shape[2])
+            else:  # [k, k, c, d] at h x w positions, or [c, d] for each vector
+                positions = math.prod(output.shape[:-1])
+                counts.append(2 * math.prod(layer.kernel.shape) * positions)
+            return output
+
+        layer.call = counted
+
+    for layer in model.submodules:
+        if isinstance(layer, MultiHeadAttention) or hasattr(layer, "kernel"):
+            count(layer)
+    model(tf.zeros([1, model.image_size, model.image_size, 3]), training=training)
+    return sum(counts)
+
+
+@pytest.mark.full_depth
+@pytest.mark.parametrize(
+    "head, values",
+    [
+        ("resnet50", {}),
+        ("resnet50", {"data.image_size": 37, "patches.size": 37}),
+        ("resnet50", {"model.stem": "imagenet", "data.image_size": 72}),
+        ("resnet36_attention", {}),
+        ("resnet36_attention", {"model.attention_layers": 3, "patches.size": 4}),
+        ("resnet36_attention", {"model.patch_by_patch": True}),
+        ("patchformer", {}),
+        ("patchformer", {"patches.mask_ratio": 0.3, "patches.size": 4}),
+    ],
+)
+def test_classifier_flop_is_that_of_the_model(head, values):
+    config = FinetuneConfig()
+    config.model.head, config.model.width, config.model.num_heads = head, 2, 2
+    config.model.attention_layers, config.model.mlp_dim = 2, 5
+    for key, value in values.items():
+        section, name = key.split(".")
+        setattr(getattr(config, section), name, value)
+    config.validate()
+    model = build_classifier(config, 7)
+    expected = count_as_it_runs(model, training=True)
+    assert gflop_per_image(config, 7) == pytest.approx(3 * expected / 1e9, rel=1e-12)
+
+
+def test_resnet50_at_224_has_the_operations_that_are_known_of_it():
+    """4.1e9 multiplications."""
+    shape = {"grid": 7, "width": 64, "stem": "imagenet", "attention_layers": 3, "mlp_dim": 640}
+    assert classifier_flop(1000, 224, "resnet50", **shape) == pytest.approx(8.2e9, rel=0.01)
+    with pytest.raises(ValueError, match="head='vit'"):
+        classifier_flop(1000, 224, "vit", **shape)
