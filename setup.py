@@ -3,6 +3,13 @@
 from setuptools import find_packages, setup
 
 setup(
-    packages=[*find_packages(include=["selfie_tf", "selfie_tf.*"]), "selfie_tf.configs"],
-    package_dir={"selfie_tf.configs": "configs"},
+    packages=[
+        *find_packages(include=["selfie_tf", "selfie_tf.*"]),
+        "selfie_tf.configs",
+        "selfie_tf.configs.experiments",
+    ],
+    package_dir={
+        "selfie_tf.configs": "configs",
+        "selfie_tf.configs.experiments": "configs/experiments",
+    },
 )

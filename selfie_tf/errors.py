@@ -7,6 +7,10 @@ class UserError(Exception):
     """A mistake outside the code; its message names the culprit and the way out, in one line."""
 
 
+class DivergedError(UserError):
+    """A loss or its gradient became NaN or infinite."""
+
+
 class Interrupted(Exception):
     """A signal stopped the process: training, after its state was saved, or a command.
 

@@ -8,10 +8,11 @@ import tf_keras as keras
 
 from selfie_tf.config import FinetuneConfig, PretrainConfig
 from selfie_tf.data import check_batch_size, make_source
+from selfie_tf.data.source import BatchShard, IndexedSource
 from selfie_tf.distribution import strategy as distribution
 from selfie_tf.methods import METHODS
 from selfie_tf.models.flops import classifier_flop
-from selfie_tf.training.build import build_pretrainer, compile_model
+from selfie_tf.training.build import build_classifier, build_pretrainer, compile_model
 
 _MATMUL_SIDE = 4096
 
@@ -94,13 +95,7 @@ def benchmark(config: PretrainConfig, data_dir: str, seconds: float) -> dict:
         peak_before = matmul_gflops(dtype, seconds / 4)
         keras.mixed_precision.set_global_policy(precision)
         with strategy.scope():
-            model = build_pretrainer(config)
-            compile_model(config, model, 1)
-
-        @tf.function
-        def step(batch, model=model):
-            return strategy.run(model.train_step, args=(batch,))
-
+            step = _train_step(config, strategy, build_pretrainer(config))
         # The loss is read, so that the device has finished.
         step_seconds = _seconds_per_call(lambda step=step: step(batch)["loss"].numpy(), seconds)
         batches = iter(method.training_batches(source, config))
@@ -120,6 +115,48 @@ def benchmark(config: PretrainConfig, data_dir: str, seconds: float) -> dict:
         }
     keras.mixed_precision.set_global_policy("float32")
     return result
+
+
+def step_seconds(config, batch_size: int, seconds: float, num_classes: int = 10) -> float:
+    """Times training steps of a config on random images, at the config's precision.
+
+    Args:
+      config: A config of pretraining or finetuning.
+      batch_size: Images per step; `train.batch_size` is not used.
+      seconds: Least duration of the measurement.
+      num_classes: Of finetuning.
+
+    Returns:
+      The median duration of a step in seconds.
+    """
+    strategy, size = tf.distribute.get_strategy(), config.data.image_size
+    images = tf.random.stateless_uniform([batch_size, size, size, 3], [0, 0], 0, 256, tf.int32)
+    images = tf.cast(images, tf.uint8)
+    policy = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(config.train.precision)
+    try:
+        if isinstance(config, FinetuneConfig):
+            model = build_classifier(config, num_classes)
+            batch = images, tf.zeros([batch_size], tf.int64)
+        else:
+            model = build_pretrainer(config)
+            source, shard = IndexedSource(images, images), BatchShard(batch_size)
+            method = METHODS[config.method]
+            batch = next(iter(method.training_batches(source, config, shard=shard)))
+        step = _train_step(config, strategy, model)
+        return _seconds_per_call(lambda: step(batch)["loss"].numpy(), seconds)
+    finally:
+        keras.mixed_precision.set_global_policy(policy)
+
+
+def _train_step(config, strategy, model):
+    compile_model(config, model, 1)
+
+    @tf.function
+    def step(batch):
+        return strategy.run(model.train_step, args=(batch,))
+
+    return step
 
 
 def _seconds_per_batch(config, source, seconds):

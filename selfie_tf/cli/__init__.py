@@ -11,14 +11,32 @@ import signal
 import sys
 import traceback
 
-from selfie_tf.cli import benchmark, check_tpu, compare, evaluate, export, finetune, pretrain
+from selfie_tf.cli import (
+    benchmark,
+    check_tpu,
+    compare,
+    evaluate,
+    experiment,
+    export,
+    finetune,
+    pretrain,
+)
 from selfie_tf.cli.common import Command, log_to, parse
 from selfie_tf.cli.help import command_help, overview
 from selfie_tf.errors import Interrupted, UserError
 
 COMMANDS = {
     module.COMMAND.name: module.COMMAND
-    for module in (pretrain, finetune, evaluate, export, compare, benchmark, check_tpu)
+    for module in (
+        pretrain,
+        finetune,
+        evaluate,
+        export,
+        compare,
+        experiment,
+        benchmark,
+        check_tpu,
+    )
 }
 
 

@@ -138,7 +138,8 @@ def parse(command: Command, argv: list[str]) -> Arguments:
         config = values.config
         config.set_explicit(config_flags.get_override_values(values["config"]))
     if not values.help:
-        if "workdir" in values and not values.workdir:
+        plans = "dry_run" in values and values.dry_run
+        if "workdir" in values and not values.workdir and not plans:
             raise UserError("--workdir is missing: give a folder, as in --workdir=runs/mine")
         if config is not None:
             config.validate()

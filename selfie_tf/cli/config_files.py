@@ -6,6 +6,7 @@ import runpy
 
 from selfie_tf.config import FinetuneConfig, PretrainConfig, RunConfig
 from selfie_tf.errors import UserError, first_line
+from selfie_tf.experiments.plan import Experiment
 
 _KINDS = {PretrainConfig: "pretraining", FinetuneConfig: "finetuning"}
 
@@ -82,6 +83,44 @@ def load(path: str, command) -> RunConfig:
         f"--config={name}: its get_config() returns {type(config).__name__}; expected a config of "
         f"{_KINDS.get(command.kind, 'a run')}, see {os.path.join(folder(), command.config)}.py"
     )
+
+
+def load_experiment(value: str) -> Experiment:
+    """The experiment that a file's `get_config()` returns.
+
+    Args:
+      value: A path, or the name of one of the package's experiments: "experiments/quickstart".
+
+    Raises:
+      UserError: If there is none, or the file fails, or its experiment cannot work.
+    """
+    inside = os.path.join(folder(), "experiments")
+    path = os.path.expanduser(value)
+    if not os.path.isfile(path):
+        name = value.removeprefix("configs/").removeprefix("experiments/").removesuffix(".py")
+        path = os.path.join(inside, f"{name}.py")
+    if not os.path.isfile(path):
+        names = sorted(f.removesuffix(".py") for f in os.listdir(inside) if f.endswith(".py"))
+        known = ", ".join(f"experiments/{name}" for name in names)
+        raise UserError(f"--config={value}: no such file, nor an experiment; there are {known}")
+    try:
+        experiment = runpy.run_path(path)["get_config"]()
+    except UserError as error:
+        raise UserError(f"--config={value}: {error}") from error
+    except Exception as error:
+        raise UserError(
+            f"--config={value}: {type(error).__name__}: {first_line(error)}; --debug shows where"
+        ) from error
+    if not isinstance(experiment, Experiment):
+        raise UserError(
+            f"--config={value}: its get_config() returns {type(experiment).__name__}; expected an "
+            "Experiment, as in configs/experiments"
+        )
+    try:
+        experiment.validate()
+    except UserError as error:
+        raise UserError(f"--config={value}: {error}") from error
+    return experiment
 
 
 def display_name(path: str) -> str:

@@ -14,7 +14,7 @@ import tf_keras as keras
 
 from selfie_tf import optimizers
 from selfie_tf.distribution import strategy as distribution
-from selfie_tf.errors import Interrupted, UserError
+from selfie_tf.errors import DivergedError, Interrupted, UserError
 from selfie_tf.storage.checkpoints import Checkpointer
 from selfie_tf.training.build import num_weights
 from selfie_tf.training.progress import ProgressLog
@@ -80,7 +80,7 @@ class Trainer:
           hooks: `Hook`s, called in order.
 
         Raises:
-          UserError: On a loss that is NaN or infinite.
+          DivergedError: On a loss that is NaN or infinite.
           Interrupted: On SIGTERM or SIGINT, after saving.
         """
         run, first = self._run, self.step
@@ -183,7 +183,7 @@ class TrainingCallback(keras.callbacks.Callback):
             # Not from `logs`, which fit has reduced over workers as if they were counts.
             values = {metric.name: float(metric.result()) for metric in self.model.metrics}
             if values["nonfinite_steps"]:
-                raise UserError(
+                raise DivergedError(
                     f"the loss or its gradient became NaN or infinite between steps "
                     f"{self._logged + 1} and {step}; try a lower --config.optimizer.learning_rate; "
                     f"{self._resume_hint()}"

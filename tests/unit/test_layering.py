@@ -18,6 +18,7 @@ ORDER = [
     {"methods"},
     {"training"},
     {"evaluation", "benchmarks"},
+    {"experiments"},
     {"cli"},
 ]
 LEVELS = {package: level for level, packages in enumerate(ORDER) for package in packages}

@@ -1,0 +1,59 @@
+"""What an experiment costs, before it is run."""
+
+import numpy as np
+import tf_keras as keras
+
+from selfie_tf.benchmarks.speed import gflop_per_image, step_seconds
+from selfie_tf.experiments.plan import Experiment
+
+# Of the measurement.
+_BATCH_SIZE = 32
+_SECONDS = 2.0
+
+
+def describe(experiment: Experiment) -> str:
+    """Tables of an experiment's cells: how many of each kind, steps, images, GFLOP and hours.
+
+    The hours are those of this machine: for each network a few steps of training are timed.
+    Probes, which take minutes, are counted without a cost.
+    """
+    groups, speeds, total, rows = {}, {}, np.zeros(4), []
+    for cell in experiment.cells():
+        groups.setdefault((cell.kind, cell.recipe, cell.task), []).append(cell)
+    for names, cells in groups.items():
+        config, count = experiment.config(cells[0]), len(cells)
+        images = count * config.train.batch_size * config.train.steps
+        cost = [images, images * gflop_per_image(config), images / _speed(config, speeds) / 3600]
+        steps = f"{config.train.steps:,}"
+        if names[0] == "probe":
+            cost, steps = [0, 0, 0], ""
+        total += [count, *cost]
+        rows.append([*names, f"{count:,}", steps, *_numbers(*cost)])
+    count, *cost = total
+    rows.append(["total", "", "", f"{count:,.0f}", "", *_numbers(*cost)])
+    return "\n".join(map(_line, [_HEAD, *rows]))
+
+
+_HEAD = ["kind", "recipe", "task", "cells", "steps", "images", "GFLOP", "hours here"]
+
+
+def _numbers(images, gflop, hours):
+    return f"{images:,.0f}", f"{gflop:,.0f}", f"{hours:,.1f}"
+
+
+def _line(values):
+    kind, recipe, task, *numbers = values
+    widths = (6, 9, 16, 18, 11)
+    cells = (f"{number:>{width}}" for number, width in zip(numbers, widths, strict=True))
+    return f"{kind:9} {recipe:24} {task:12} {' '.join(cells)}"
+
+
+def _speed(config, known):
+    """Images per second of training, measured once per network, image size and precision."""
+    network = tuple(sorted(config.network_arguments.items()))
+    about = (type(config), getattr(config.model, "head", ""), config.data.image_size)
+    key = str((about, config.train.precision, config.patches.size, network))
+    if key not in known:
+        known[key] = _BATCH_SIZE / step_seconds(config, _BATCH_SIZE, _SECONDS)
+        keras.backend.clear_session()
+    return known[key]

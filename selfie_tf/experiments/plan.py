@@ -1,0 +1,223 @@
+"""The plan of an experiment: which runs it takes to compare ways of pretraining.
+
+Importing this does not import TensorFlow.
+"""
+
+import copy
+import dataclasses
+import itertools
+import re
+
+from selfie_tf.config import FinetuneConfig, PretrainConfig, flatten
+from selfie_tf.errors import UserError
+
+SCRATCH = "scratch"
+
+
+@dataclasses.dataclass
+class Recipe:
+    """One way to initialise and finetune a classifier.
+
+    Attributes:
+      pretrain: The config of pretraining; its seed is set by the plan. None: random weights.
+      finetune: {key: value} that this recipe sets in the configs of finetuning.
+    """
+
+    pretrain: PretrainConfig | None = None
+    finetune: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class Task:
+    """One finetuning that all recipes are compared on.
+
+    Attributes:
+      config: Its seeds are set by the plan. With `data.validation_fraction` the recipes are
+        compared on validation images, otherwise on the test split.
+      pretrainings: Number of pretrainings per recipe, each with another seed.
+      seeds: Number of finetunings per pretraining, each with another seed and subset of labels.
+      recipes: Names of the recipes; empty for all.
+    """
+
+    config: FinetuneConfig
+    pretrainings: int = 1
+    seeds: int = 5
+    recipes: tuple = ()
+
+
+@dataclasses.dataclass
+class Tuning:
+    """The search before the final runs, on a part of the labelled images (section 3.2).
+
+    Attributes:
+      grid: {key of a finetuning config: values}; all combinations are tried.
+      draws: Number of draws of the labelled and validation images per combination. A validation set
+        of 50 images has a standard error of 7 points, so small ones need several.
+      validation_fraction: See `config.LabelledDataConfig`.
+    """
+
+    grid: dict
+    draws: int = 1
+    validation_fraction: float = 0.1
+
+    def settings(self) -> list:
+        """All combinations: tuples of (key, value), in the order of the grid."""
+        pairs = [[(key, value) for value in values] for key, values in self.grid.items()]
+        return list(itertools.product(*pairs))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run.
+
+    Attributes:
+      name: Unique in the plan, a relative path.
+      kind: "pretrain", "probe", "tune" or "final".
+      recipe, task: Names; `task` is empty for "pretrain" and "probe".
+      pretraining: Number of the pretraining, and its seed.
+      seed: Of a finetuning: of weights, batches and the subset of labels.
+      setting: (key, value) pairs of a "tune" cell.
+    """
+
+    name: str
+    kind: str
+    recipe: str
+    pretraining: int
+    task: str = ""
+    seed: int = 0
+    setting: tuple = ()
+
+    @property
+    def unit(self) -> tuple:
+        """What a machine has to do by itself: all that takes the same pretrained network."""
+        return self.recipe, self.pretraining
+
+
+@dataclasses.dataclass
+class Experiment:
+    """Recipes, compared on tasks.
+
+    Every recipe meets the same labelled subsets and seeds, so that results can be compared in
+    pairs. Finetuning f of pretraining p has seed p * seeds + f, also for recipes without
+    pretraining.
+
+    Attributes:
+      recipes: {name: `Recipe`}.
+      tasks: {name: `Task`}.
+      tuning: None takes the tasks' configs as they are.
+      probe_images: Numbers of labelled training images for linear probes of each pretrained
+        network; empty for none.
+      pretrainings: Number of pretrainings per recipe, where no task needs more.
+    """
+
+    recipes: dict
+    tasks: dict
+    tuning: Tuning | None = None
+    probe_images: tuple = ()
+    pretrainings: int = 1
+
+    def validate(self) -> None:
+        """Checks names, numbers and every config of a run.
+
+        Raises:
+          UserError: Naming the first that cannot work.
+        """
+        for kind, names in (("recipe", self.recipes), ("task", self.tasks)):
+            for name in names:
+                if not re.fullmatch(r"[\w.%+-]+", name):
+                    raise UserError(
+                        f"{kind} {name!r}: a name is made of letters, digits and _ . % + -"
+                    )
+        for name, task in self.tasks.items():
+            unknown = [recipe for recipe in task.recipes if recipe not in self.recipes]
+            if unknown:
+                raise UserError(f"task {name!r}: there is no recipe {unknown[0]!r}")
+            if task.pretrainings < 1 or task.seeds < 1:
+                raise UserError(f"task {name!r}: pretrainings and seeds must be at least 1")
+        if self.tuning is not None and not self.tuning.settings():
+            raise UserError("tuning: its grid has a key without values")
+        for cell in self.cells():
+            try:
+                self.config(cell).validate()
+            except UserError as error:
+                raise UserError(f"{cell.name}: {error}") from error
+
+    def cells(self) -> list:
+        """Lists all `Cell`s, each after those that it depends on.
+
+        The first pretraining of every recipe comes first, then the second, and so on, so that an
+        experiment that was stopped has something of each.
+        """
+        tasks = {
+            recipe: [name for name, t in self.tasks.items() if not t.recipes or recipe in t.recipes]
+            for recipe in self.recipes
+        }
+        numbers = {
+            recipe: max(self.pretrainings, *(self.tasks[name].pretrainings for name in names), 0)
+            for recipe, names in tasks.items()
+        }
+        found = []
+        for number in range(max(numbers.values(), default=0)):
+            for recipe, names in tasks.items():
+                if number < numbers[recipe]:
+                    found += self._unit(recipe, number, names)
+        return found
+
+    def _unit(self, recipe, number, tasks):
+        """The cells of one pretraining of a recipe."""
+        found, folder = [], f"{recipe}/{number}"
+        if self.recipes[recipe].pretrain is not None:
+            found.append(Cell(f"{folder}/pretrain", "pretrain", recipe, number))
+            if self.probe_images:
+                found.append(Cell(f"{folder}/probe", "probe", recipe, number))
+        if self.tuning is not None and number == 0:
+            for task, setting, draw in itertools.product(
+                tasks, self.tuning.settings(), range(self.tuning.draws)
+            ):
+                name = f"{folder}/tune/{task}/{setting_name(setting)}/{draw}"
+                found.append(Cell(name, "tune", recipe, number, task, draw, setting))
+        for name in tasks:
+            task = self.tasks[name]
+            if number < task.pretrainings:
+                for seed in range(number * task.seeds, (number + 1) * task.seeds):
+                    found.append(
+                        Cell(f"{folder}/{name}/{seed}", "final", recipe, number, name, seed)
+                    )
+        return found
+
+    def config(self, cell: Cell, setting: tuple = ()):
+        """The config of a cell's run.
+
+        Args:
+          cell: One of `cells`.
+          setting: The tuned (key, value) pairs of a "final" cell.
+
+        Returns:
+          A `config.FinetuneConfig` without `init_from`; of a "pretrain" or "probe" cell the config
+          of its pretraining.
+        """
+        recipe = self.recipes[cell.recipe]
+        if not cell.task:
+            config = copy.deepcopy(recipe.pretrain)
+            config.train.seed = cell.pretraining
+            return config
+        config = copy.deepcopy(self.tasks[cell.task].config)
+        config.train.seed = config.data.subset_seed = cell.seed
+        if cell.kind == "tune":
+            config.data.validation_fraction = self.tuning.validation_fraction
+        for key, value in (*recipe.finetune.items(), *cell.setting, *setting):
+            _set(config, key, value)
+        config.set_explicit(())  # so that the network may come along from the pretrained run
+        return config
+
+
+def setting_name(setting: tuple) -> str:
+    """A setting in words: "optimizer.learning_rate=0.1,train.steps=500"."""
+    return ",".join(f"{key}={value}" for key, value in setting)
+
+
+def _set(config, key, value):
+    if key not in flatten(config):
+        raise UserError(f"unknown config key {key}")
+    section, _, name = key.rpartition(".")
+    setattr(getattr(config, section) if section else config, name, value)

@@ -1,0 +1,246 @@
+"""Runs the cells of an experiment one after the other; whatever is finished is not done again."""
+
+import gc
+import glob
+import json
+import logging
+import os
+import time
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from selfie_tf.benchmarks.speed import gflop_per_image
+from selfie_tf.errors import DivergedError, UserError
+from selfie_tf.evaluation.evaluate import evaluate_pretrained
+from selfie_tf.experiments import rows
+from selfie_tf.experiments.plan import Experiment, setting_name
+from selfie_tf.storage.files import read_json, sha256, write_atomically
+from selfie_tf.training.finetune import finetune
+from selfie_tf.training.pretrain import pretrain
+
+_PRETRAINED = (  # of a pretraining's result.json
+    "held_out_patch_accuracy",
+    "held_out_patch_accuracy_uncropped",
+    "margin_baseline",
+    "pixel_accuracy",
+    "nearest_visible_accuracy",
+    "held_out_loss",
+    "loss",
+    "train_loss",
+)
+_SUBSET = ("labelled_images", "trained_on")
+
+
+class ExperimentRunner:
+    """Runs an experiment in a folder.
+
+    Every cell is a run with a work directory of its own, `cells/NAME`. What it found is its
+    `row.json`, and a line of `results.csv`. A cell with either is not run again, so an experiment
+    can be killed at any point, and continued on another machine from `results.csv` alone.
+
+    Args:
+      experiment: The plan, validated.
+      workdir: The folder. Machines that share it may each do a shard.
+      strategy: See `distribution.strategy.make_strategy`.
+      shard: (i, n): the i-th of n equal parts, from 1. A pretrained network and all that uses it
+        are in one part.
+      **data: `data_dir`, `download` and `remote_data`, see `data.make_source`.
+    """
+
+    def __init__(self, experiment: Experiment, workdir: str, strategy, shard=(1, 1), **data):
+        self._experiment, self._workdir, self._data = experiment, workdir, data
+        self._strategy, self._cells = strategy, experiment.cells()
+        units = list(dict.fromkeys(cell.unit for cell in self._cells))
+        mine = set(units[shard[0] - 1 :: shard[1]])
+        self._mine = [cell for cell in self._cells if cell.unit in mine]
+
+    def run(self) -> None:
+        """Runs all cells of the shard that have no row yet.
+
+        Raises:
+          UserError: If a cell fails by a mistake of the user, or cells are left that wait for the
+            tuning of another shard.
+        """
+        names = {row["cell"] for row in self._rows()}
+        todo = [cell for cell in self._mine if not self._is_done(cell, names)]
+        logging.info(
+            "%d cells, %d of them here, %d to do", len(self._cells), len(self._mine), len(todo)
+        )
+        work, waiting = {cell.name: self._gflop(cell) for cell in todo}, []
+        start, done, all_work = time.time(), 0.0, sum(work.values())
+        for number, cell in enumerate(todo, 1):
+            setting = ()
+            if cell.kind == "final" and self._experiment.tuning is not None:
+                setting = self._best_setting(cell)
+                if setting is None:
+                    waiting.append(cell)
+                    continue
+            logging.info("cell %d of %d: %s", number, len(todo), cell.name)
+            self._write(cell, self._run(cell, setting))
+            done += work[cell.name]
+            left = (time.time() - start) / done * (all_work - done) if done else 0
+            logging.info("%s done, about %.1f hours left", cell.name, left / 3600)
+        self._write_table()
+        if waiting:
+            raise UserError(
+                f"{len(waiting)} cells wait for the tuning of another shard, e.g. "
+                f"{waiting[0].name}; give the same command again when that is done"
+            )
+
+    def _run(self, cell, setting) -> dict:
+        """Runs one cell: what is particular to its row."""
+        folder, config = self._folder(cell), self._experiment.config(cell, setting)
+        network = self._folder(cell, "pretrain")
+        arguments = {"strategy": self._strategy, **self._data}
+        try:
+            if cell.kind == "pretrain":
+                return {**self._pretrained(pretrain(config, folder, **arguments)), "seed": ""}
+            if cell.kind == "probe":
+                return self._probe(network, folder)
+            if self._experiment.recipes[cell.recipe].pretrain is not None:
+                config.init_from = network
+            result = finetune(config, folder, **arguments)
+        except DivergedError as error:
+            logging.warning("%s diverged: %s", cell.name, error)
+            return {"status": "diverged", "setting": setting_name(cell.setting or setting)}
+        finally:
+            keras.mixed_precision.set_global_policy("float32")
+            keras.backend.clear_session()
+            gc.collect()
+        split = "validation" if config.data.validation_fraction else "test"
+        self._keep_predictions(cell)
+        return {
+            "setting": setting_name(cell.setting or setting),
+            "split": split,
+            **{name: result.get(f"{split}_{name}", "") for name in ("top1", "top5", "loss")},
+            "train_loss": result["train_loss"],
+            **{name: result["subset"][name] for name in _SUBSET},
+            f"{split}_images": result[f"{split}_images"],
+            **_about(result),
+        }
+
+    def _pretrained(self, result):
+        return {**{k: result[k] for k in _PRETRAINED if k in result}, **_about(result)}
+
+    def _probe(self, network, folder):
+        found, start = {}, time.time()
+        for count in self._experiment.probe_images:
+            result = evaluate_pretrained(
+                network,
+                os.path.join(folder, str(count)),
+                data_dir=self._data.get("data_dir", ""),
+                train_images=count,
+            )
+            for kind, values in result["probes"].items():
+                if isinstance(values, dict):
+                    for name, value in values.items():
+                        found[f"{kind}_{name}_{count}"] = value
+        return {**found, "seconds": round(time.time() - start, 1)}
+
+    def _keep_predictions(self, cell):
+        """Copies a final cell's predictions beside the table, where they may be kept."""
+        path = os.path.join(self._folder(cell), "predictions.npz")
+        if cell.kind == "final" and tf.io.gfile.exists(path):
+            folder = os.path.join(self._workdir, "predictions")
+            tf.io.gfile.makedirs(folder)
+            name = cell.name.replace("/", "-") + ".npz"
+            tf.io.gfile.copy(path, os.path.join(folder, name), overwrite=True)
+
+    def _write(self, cell, row):
+        row = {
+            "cell": cell.name,
+            "kind": cell.kind,
+            "recipe": cell.recipe,
+            "pretraining": cell.pretraining,
+            "task": cell.task,
+            "seed": cell.seed,
+            "network": self._network(cell),
+            "status": "finished",
+            "machine": _machine(),
+            **row,
+        }
+        tf.io.gfile.makedirs(self._folder(cell))
+        write_atomically(os.path.join(self._folder(cell), "row.json"), json.dumps(row, indent=1))
+        self._write_table()
+
+    def _write_table(self):
+        path = os.path.join(self._workdir, rows.TABLE)
+        order = {cell.name: i for i, cell in enumerate(self._cells)}
+        table = sorted(self._rows(), key=lambda row: order.get(row["cell"], len(order)))
+        tf.io.gfile.makedirs(self._workdir)
+        rows.write_table(path, table)
+
+    def _rows(self):
+        """All rows that there are, of all shards and earlier machines."""
+        found = [
+            row
+            for cell in self._cells
+            if (row := read_json(self._folder(cell), "row.json")) is not None
+        ]
+        return rows.merge(rows.read_table(os.path.join(self._workdir, rows.TABLE)), found)
+
+    def _is_done(self, cell, names):
+        """Whether a cell is in `names`, those with a row.
+
+        A pretrained network is made again if it is lost, and cells that need it are left.
+        """
+        if cell.name not in names or cell.kind != "pretrain":
+            return cell.name in names
+        left = [c for c in self._cells if c.unit == cell.unit and c.name not in names]
+        return not left or read_json(self._folder(cell), "result.json") is not None
+
+    def _best_setting(self, cell):
+        """The setting with the best mean accuracy on validation images; None if some are missing.
+
+        A run that diverged counts as an accuracy of 0. Of equal settings the first of the grid is
+        taken.
+        """
+        tuning, found = self._experiment.tuning, {}
+        for row in self._rows():
+            if (row["kind"], row["recipe"], row.get("task")) == ("tune", cell.recipe, cell.task):
+                found.setdefault(row["setting"], {})[row["seed"]] = row.get("top1", 0) or 0
+        settings = tuning.settings()
+        scores = [list(found.get(setting_name(s), {}).values()) for s in settings]
+        if any(len(values) < tuning.draws for values in scores):
+            return None
+        return settings[int(np.argmax([np.mean(values) for values in scores]))]
+
+    def _network(self, cell):
+        """Names the weights of the pretrained network; another machine would get others."""
+        if self._experiment.recipes[cell.recipe].pretrain is None:
+            return ""
+        folder = os.path.join(self._folder(cell, "pretrain"), "checkpoints", "*", "manifest.json")
+        manifests = sorted(tf.io.gfile.glob(folder))
+        return sha256(manifests[-1])[:12] if manifests else ""
+
+    def _gflop(self, cell):
+        config = self._experiment.config(cell)
+        if cell.kind == "probe":
+            return 0.0
+        return gflop_per_image(config) * config.train.batch_size * config.train.steps
+
+    def _folder(self, cell, name=""):
+        """The work directory of a cell, or of its unit's cell of another name."""
+        path = f"{cell.recipe}/{cell.pretraining}/{name}" if name else cell.name
+        return os.path.join(self._workdir, "cells", *path.split("/"))
+
+
+def _about(result):
+    return {
+        "steps": result["steps"],
+        "seconds": result["seconds"],
+        "hardware": result["hardware"],
+        "tensorflow": result["versions"]["tensorflow"],
+        "git_commit": result["versions"]["git_commit"] or "",
+    }
+
+
+def _machine() -> str:
+    """The processor, since weights depend on it."""
+    for path in glob.glob("/proc/cpuinfo"):
+        with open(path) as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model n")]
+        return f"{len(names)} x {names[0]}" if names else ""
+    return ""
