@@ -28,6 +28,9 @@ import shallow
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SHARED = os.path.join(os.path.dirname(ROOT), "shared")
 
+# An experiment of 30 cells that runs in a minute.
+MINIATURE = os.path.join(ROOT, "tests", "data", "experiment.py")
+
 # A Selfie that trains in seconds. No dropout is switched off: its state must be resumed too.
 TINY = [
     "--config=configs/quickstart.py",

@@ -1,0 +1,257 @@
+"""Experiments: every cell once, whatever happens, and the table of what they found."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from selfie_tf.cli import config_files
+from selfie_tf.errors import DivergedError
+from selfie_tf.experiments import rows
+from selfie_tf.experiments import run as experiment_run
+from selfie_tf.storage.checkpoints import Checkpointer
+
+from helpers import MINIATURE, Killed, fails, result_of, succeeds
+
+SETTINGS = ["optimizer.learning_rate=0.01", "optimizer.learning_rate=0.05"]
+
+
+def table(workdir):
+    """{cell: row} without the time that it took."""
+    found = rows.read_table(os.path.join(workdir, "results.csv"))
+    assert len({row["cell"] for row in found}) == len(found)
+    return {row["cell"]: {k: v for k, v in row.items() if k != "seconds"} for row in found}
+
+
+def run(workdir, *flags):
+    return succeeds("experiment", f"--config={MINIATURE}", f"--workdir={workdir}", *flags)
+
+
+def run_until_it_is_done(workdir, *flags):
+    """Runs it again after each kill; returns how many there were."""
+    for deaths in range(100):
+        try:
+            run(workdir, *flags)
+            return deaths
+        except Killed:
+            pass
+    raise AssertionError("it never ends")
+
+
+def dying(function, when):
+    """`function`, which ends the process at the calls whose numbers `when` accepts."""
+    calls = []
+
+    def call(*args, **kwargs):
+        calls.append(0)
+        if when(len(calls)):
+            raise Killed
+        return function(*args, **kwargs)
+
+    return call
+
+
+# The whole of it, with real runs
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The work directory of the miniature, run in one go."""
+    workdir = tmp_path_factory.mktemp("experiment") / "whole"
+    run(workdir)
+    return workdir
+
+
+def test_every_cell_has_a_row(finished):
+    found = table(finished)
+    assert list(found) == [cell.name for cell in config_files.load_experiment(MINIATURE).cells()]
+    assert {row["status"] for row in found.values()} == {"finished"}
+    one = found["selfie/1/2%/1"]
+    assert (one["recipe"], one["pretraining"], one["task"], one["seed"]) == ("selfie", 1, "2%", 1)
+    assert (one["split"], one["labelled_images"], one["trained_on"]) == ("test", 100, 100)
+    result = result_of(finished / "cells" / "selfie" / "1" / "2%" / "1")
+    assert (one["top1"], one["loss"]) == (result["test_top1"], result["test_loss"])
+    assert result["initialisation"]["from"] == str(finished / "cells" / "selfie" / "1" / "pretrain")
+    tuned = found[f"selfie/0/tune/2%/{SETTINGS[0]}/0"]
+    assert (tuned["split"], tuned["trained_on"]) == ("validation", 50)
+    pretrained = result_of(finished / "cells" / "selfie" / "0" / "pretrain")
+    accuracy = found["selfie/0/pretrain"]["held_out_patch_accuracy"]
+    assert accuracy == pretrained["held_out_patch_accuracy"]
+    assert {"pretrained_linear_probe_top1_100", "untrained_knn_top1_100"} <= set(
+        found["selfie/0/probe"]
+    )
+
+
+def test_predictions_of_final_cells_are_kept(finished):
+    final = {name: row for name, row in table(finished).items() if row["kind"] == "final"}
+    folder = finished / "predictions"
+    files = {name: folder / (name.replace("/", "-") + ".npz") for name in final}
+    assert set(folder.iterdir()) == set(files.values())
+    for name, row in final.items():
+        with np.load(files[name]) as kept:
+            assert np.mean(kept["labels"] == kept["predictions"]) == pytest.approx(row["top1"])
+
+
+def test_killed_and_sharded_it_makes_the_same_table(finished, tmp_path, monkeypatch):
+    save = dying(Checkpointer.save, lambda call: call % 8 == 3)
+    monkeypatch.setattr(Checkpointer, "save", save)
+    deaths = run_until_it_is_done(tmp_path, "--shard=1/2")
+    deaths += run_until_it_is_done(tmp_path, "--shard=2/2")
+    assert deaths >= 3
+    assert table(tmp_path) == table(finished)
+
+
+# Its order and its memory, with runs that only say what they were asked for
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The work directories of the runs that were begun; no network is trained."""
+    folders = []
+
+    def result(config, folder):
+        folders.append(os.sep.join(folder.split(os.sep + "cells" + os.sep)[1:]))
+        about = {"tensorflow": "0", "git_commit": None}
+        return {"steps": config.train.steps, "seconds": 1.0, "hardware": "", "versions": about}
+
+    def pretrain(config, folder, **_):
+        checkpoint = os.path.join(folder, "checkpoints", "step-00000004")
+        os.makedirs(checkpoint, exist_ok=True)
+        for path, text in ((checkpoint, "manifest.json"), (folder, "result.json")):
+            with open(os.path.join(path, text), "w") as file:
+                file.write(json.dumps({"seed": config.train.seed}))
+        return {**result(config, folder), "loss": 1.0 + config.train.seed}
+
+    def finetune(config, folder, **_):
+        assert not config.init_from or os.path.exists(os.path.join(config.init_from, "checkpoints"))
+        split = "validation" if config.data.validation_fraction else "test"
+        return {
+            **result(config, folder),
+            f"{split}_top1": 0.5 - config.optimizer.learning_rate,
+            f"{split}_loss": 2.0,
+            f"{split}_images": 10,
+            "train_loss": 1.0,
+            "subset": {"labelled_images": 4, "trained_on": 4},
+        }
+
+    def evaluate(network, folder, data_dir, train_images):
+        assert os.path.exists(os.path.join(network, "checkpoints"))
+        folders.append(folder)
+        return {"probes": {"pretrained": {"knn_top1": 0.2}}}
+
+    monkeypatch.setattr(experiment_run, "pretrain", pretrain)
+    monkeypatch.setattr(experiment_run, "finetune", finetune)
+    monkeypatch.setattr(experiment_run, "evaluate_pretrained", evaluate)
+    return folders
+
+
+def test_final_cells_take_the_setting_that_was_best_on_validation(asked, tmp_path):
+    run(tmp_path)
+    found = table(tmp_path)
+    assert len(found) == len(asked) == 15
+    assert {r["setting"] for r in found.values() if r["kind"] == "final"} == {SETTINGS[0]}
+    assert {r["top1"] for r in found.values() if r["kind"] == "final"} == {0.49}
+
+
+def test_rows_name_the_pretrained_network(asked, tmp_path):
+    run(tmp_path)
+    networks = {}
+    for row in table(tmp_path).values():
+        networks.setdefault((row["recipe"], row["pretraining"]), set()).add(row["network"])
+    assert networks["scratch", 0] == networks["scratch", 1] == {""}
+    first, second = networks["selfie", 0], networks["selfie", 1]
+    assert len(first) == len(second) == 1 and first != second and "" not in first | second
+
+
+def test_a_finished_experiment_does_nothing(asked, tmp_path):
+    run(tmp_path)
+    before = list(asked)
+    assert "0 to do" in run(tmp_path)
+    assert asked == before
+
+
+def test_no_cell_is_run_again_after_it_has_a_row(asked, tmp_path, monkeypatch):
+    write = dying(experiment_run.ExperimentRunner._write, lambda call: call % 3 == 0)
+    monkeypatch.setattr(experiment_run.ExperimentRunner, "_write", write)
+    deaths = run_until_it_is_done(tmp_path)
+    assert deaths > 4 and len(asked) == 15 + deaths
+    assert len(table(tmp_path)) == 15
+
+
+def test_shards_do_each_cell_once(asked, tmp_path):
+    line = fails("experiment", f"--config={MINIATURE}", f"--workdir={tmp_path}", "--shard=4/4")
+    assert "1 cells wait for the tuning of another shard, e.g. selfie/1/2%/1" in line
+    assert "give the same command again" in line
+    for shard in (1, 2, 3, 4):
+        run(tmp_path, f"--shard={shard}/4")
+    assert len(asked) == len(set(asked)) == len(table(tmp_path)) == 15
+
+
+def test_another_machine_continues_from_the_table_alone(asked, tmp_path):
+    """It pretrains anew only where a cell is left that needs the network."""
+    run(tmp_path / "old")
+    whole = rows.read_table(tmp_path / "old" / "results.csv")
+    lost = ("selfie/1/2%/1", "scratch/1/2%/1")
+    (tmp_path / "new").mkdir()
+    rows.write_table(
+        tmp_path / "new" / "results.csv", [row for row in whole if row["cell"] not in lost]
+    )
+    asked.clear()
+    run(tmp_path / "new")
+    assert sorted(asked) == sorted([*lost, "selfie/1/pretrain"])
+    assert table(tmp_path / "new") == table(tmp_path / "old")
+
+
+def test_a_run_that_diverges_is_a_row_and_not_the_end(asked, tmp_path, monkeypatch):
+    finetune = experiment_run.finetune
+
+    def diverging(config, folder, **kwargs):
+        if config.optimizer.learning_rate == 0.01:
+            raise DivergedError("the loss became NaN")
+        return finetune(config, folder, **kwargs)
+
+    monkeypatch.setattr(experiment_run, "finetune", diverging)
+    out = run(tmp_path)
+    assert f"scratch/0/tune/2%/{SETTINGS[0]}/0 diverged: the loss became NaN" in out
+    found = table(tmp_path)
+    diverged = found[f"scratch/0/tune/2%/{SETTINGS[0]}/0"]
+    assert diverged["status"] == "diverged" and "top1" not in diverged
+    assert found["scratch/0/2%/0"]["setting"] == SETTINGS[1]
+
+
+def test_a_plan_with_its_cost():
+    lines = succeeds("experiment", f"--config={MINIATURE}", "--dry_run").splitlines()
+    words = [line.split() for line in lines]
+    assert ["final", "scratch", "2%", "2", "4", "128"] in [w[:6] for w in words]
+    assert ["pretrain", "selfie", "2", "4", "128"] in [w[:5] for w in words]
+    assert ["probe", "selfie", "2", "0", "0", "0.0"] in words
+    assert words[-1][:3] == ["total", "15", "832"]
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        ([], "--workdir is missing"),
+        (["--workdir=x", "--shard=0/2"], "--shard=0/2: expected I/N"),
+        (["--workdir=x", "--shard=3/2"], "--shard=3/2: expected I/N"),
+        (["--workdir=x", "--shard=half"], "--shard=half: expected I/N"),
+        (["--workdir=x", "--config=experiments/none"], "there are experiments/"),
+    ],
+)
+def test_mistakes(flags, expected):
+    assert expected in fails("experiment", *flags)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("cell,top1\n,0.5\n", "line 2: not a row of results"),
+        ("name,top1\na,0.5\n", "line 2: not a row of results"),
+        ("cell,seed\na,0\nb,one\n", "line 3: not a row of results"),
+    ],
+)
+def test_a_file_that_is_no_table(text, expected, tmp_path):
+    (tmp_path / "results.csv").write_text(text)
+    line = fails("experiment", f"--config={MINIATURE}", f"--workdir={tmp_path}")
+    assert f"results.csv, {expected}" in line

@@ -1,0 +1,135 @@
+"""Plans of experiments: their cells, and the configs of these."""
+
+import collections
+import os
+
+import pytest
+
+from selfie_tf.cli import config_files
+from selfie_tf.config import FinetuneConfig, SelfieConfig
+from selfie_tf.errors import UserError
+from selfie_tf.experiments.plan import Experiment, Recipe, Task, Tuning, setting_name
+
+from helpers import MINIATURE, ROOT
+
+
+@pytest.fixture
+def miniature():
+    return config_files.load_experiment(MINIATURE)
+
+
+def test_cells_of_a_plan(miniature):
+    cells = miniature.cells()
+    assert len({cell.name for cell in cells}) == len(cells)
+    counts = collections.Counter((cell.kind, cell.recipe, cell.task) for cell in cells)
+    assert counts == {
+        ("pretrain", "selfie", ""): 2,
+        ("probe", "selfie", ""): 2,
+        ("tune", "scratch", "2%"): 2,
+        ("tune", "scratch", "few"): 2,
+        ("tune", "selfie", "2%"): 2,
+        ("final", "scratch", "2%"): 2,
+        ("final", "scratch", "few"): 1,
+        ("final", "selfie", "2%"): 2,
+    }
+
+
+def test_a_cell_follows_those_it_depends_on(miniature):
+    cells = miniature.cells()
+    at = {cell.name: number for number, cell in enumerate(cells)}
+    for cell in cells:
+        pretrain = f"{cell.recipe}/{cell.pretraining}/pretrain"
+        assert cell.kind == "pretrain" or at.get(pretrain, -1) < at[cell.name]
+        for other in cells:
+            if (other.kind, cell.kind) == ("tune", "final") and other.task == cell.task:
+                assert other.recipe != cell.recipe or at[other.name] < at[cell.name]
+
+
+def test_recipes_meet_the_same_subsets_and_seeds(miniature):
+    miniature.tasks["2%"].seeds = 2
+    seeds = collections.defaultdict(list)
+    for cell in miniature.cells():
+        if (cell.kind, cell.task) == ("final", "2%"):
+            config = miniature.config(cell, (("optimizer.learning_rate", 0.01),))
+            assert config.optimizer.learning_rate == 0.01
+            assert config.train.seed == config.data.subset_seed == cell.seed
+            assert config.data.pad_mode == ("reflect" if cell.recipe == "scratch" else "zeros")
+            assert not config.data.validation_fraction and not config.explicit_keys()
+            seeds[cell.recipe].append((cell.pretraining, cell.seed))
+    assert seeds["scratch"] == seeds["selfie"] == [(0, 0), (0, 1), (1, 2), (1, 3)]
+
+
+def test_tuning_draws_validation_images_and_sets_the_grid(miniature):
+    miniature.tuning = Tuning(
+        {"optimizer.learning_rate": (0.1, 0.2), "train.steps": (4, 8, 12)}, draws=2
+    )
+    cells = [
+        c for c in miniature.cells() if (c.kind, c.recipe, c.task) == ("tune", "scratch", "few")
+    ]
+    assert len(cells) == 2 * 3 * 2
+    config = miniature.config(cells[-1])
+    assert setting_name(cells[-1].setting) == "optimizer.learning_rate=0.2,train.steps=12"
+    assert (config.optimizer.learning_rate, config.train.steps) == (0.2, 12)
+    assert (config.data.validation_fraction, config.data.subset_seed) == (0.1, 1)
+
+
+def test_each_pretraining_has_its_seed_and_the_plan_is_not_changed(miniature):
+    first, second = (
+        miniature.config(c)
+        for c in miniature.cells()
+        if (c.kind, c.recipe) == ("pretrain", "selfie")
+    )
+    assert (first.train.seed, second.train.seed) == (0, 1)
+    first.data.image_size = 8
+    assert miniature.recipes["selfie"].pretrain.data.image_size == 16
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        ({"recipes": {"a/b": Recipe()}}, "recipe 'a/b': a name is made of letters"),
+        (
+            {"tasks": {"5%": Task(FinetuneConfig(), recipes=("b",))}},
+            "task '5%': there is no recipe",
+        ),
+        ({"tasks": {"5%": Task(FinetuneConfig(), seeds=0)}}, "task '5%': pretrainings and seeds"),
+        ({"tuning": Tuning({"train.steps": ()})}, "tuning: its grid has a key without values"),
+        (
+            {"tuning": Tuning({"train.step": (1,)})},
+            "a/0/tune/5%/train.step=1/0: unknown config key",
+        ),
+        ({"tuning": Tuning({"train.steps": (0,)})}, "a/0/tune/5%/train.steps=0/0: train.steps=0"),
+        ({"recipes": {"a": Recipe(finetune={"model.widht": 1})}}, "unknown config key model.widht"),
+    ],
+)
+def test_plans_that_cannot_work(change, expected):
+    plan = {"recipes": {"a": Recipe()}, "tasks": {"5%": Task(FinetuneConfig())}, **change}
+    with pytest.raises(UserError) as error:
+        Experiment(**plan).validate()
+    assert expected in str(error.value)
+
+
+def test_a_pretraining_config_that_cannot_work():
+    config = SelfieConfig()
+    config.patches.size = 7
+    with pytest.raises(UserError, match="a/0/pretrain: data.image_size=32 is not divisible"):
+        Experiment({"a": Recipe(config)}, {"5%": Task(FinetuneConfig())}).validate()
+
+
+@pytest.mark.parametrize("name", ["quickstart", "padding"])
+def test_experiments_of_the_package_validate(name):
+    config_files.load_experiment(f"experiments/{name}")
+
+
+@pytest.mark.parametrize(
+    "value, expected",
+    [
+        ("experiments/quickstrat", "no such file, nor an experiment; there are experiments/"),
+        (os.path.join(ROOT, "configs", "quickstart.py"), "returns SelfieConfig; expected an Exp"),
+        (__file__, "KeyError: 'get_config'"),
+    ],
+)
+def test_files_that_are_no_experiments(value, expected):
+    with pytest.raises(UserError) as error:
+        config_files.load_experiment(value)
+    assert expected in str(error.value)
