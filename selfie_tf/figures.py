@@ -223,6 +223,79 @@ def draw_finetuning(path, runs: list, split: str = "test") -> None:
     _save(figure, path)
 
 
+# Colours that differ in lightness too, with a marker and a dash of their own: for grey prints.
+_STYLES = (
+    {"color": "0.45", "marker": "s", "linestyle": "--"},
+    {"color": "#08306b", "marker": "o", "linestyle": "-"},
+    {"color": "#e6550d", "marker": "^", "linestyle": "-."},
+    {"color": "#31a354", "marker": "D", "linestyle": ":"},
+    {"color": "#756bb1", "marker": "v", "linestyle": (0, (5, 1, 1, 1))},
+    {"color": "#a50f15", "marker": "P", "linestyle": (0, (1, 1))},
+)
+
+
+def draw_label_fractions(path, lines: dict, kind: str = "png") -> None:
+    """Draws accuracy over the number of labelled images, and the gain (the paper's Figure 4).
+
+    Args:
+      path: A file name, or a file that is open for writing.
+      lines: {recipe: `experiments.tables.Line`s}. Bars are standard deviations on the left, 95 %
+        intervals of the difference on the right.
+      kind: "png" or "svg".
+    """
+    figure, (left, right) = _subplots(2, 9, 3.4)
+    for (recipe, found), style in zip(lines.items(), itertools.cycle(_STYLES)):
+        found = sorted(found, key=lambda line: line.labelled_images)
+        images = [line.labelled_images for line in found]
+        label, style = f" {_escape(recipe)}", {**style, "markersize": 5, "capsize": 3}
+        means = [100 * line.mean for line in found]
+        left.errorbar(
+            images, means, [100 * (line.deviation or 0) for line in found], label=label, **style
+        )
+        gains = [line for line in found if line.difference is not None]
+        if gains:
+            right.errorbar(
+                [line.labelled_images for line in gains],
+                [100 * line.difference.mean for line in gains],
+                [100 * (line.difference.half_width or 0) for line in gains],
+                label=f" {_escape(recipe)} - {_escape(gains[0].baseline)}",
+                **style,
+            )
+    right.axhline(0, color="0.2", linewidth=0.8)
+    for axis, title in ((left, "test accuracy (%)"), (right, "difference (points)")):
+        axis.set_xscale("log")
+        axis.set_xlabel("labelled images")
+        axis.set_ylabel(title)
+        axis.grid(alpha=0.3)
+        if axis.has_data():
+            axis.legend(fontsize=8)
+    _save(figure, path, kind)
+
+
+def draw_pretext_and_downstream(path, points: dict, pretext: str, kind: str = "png") -> None:
+    """Draws accuracy after finetuning over accuracy at the pretext task, one dot per network.
+
+    Args:
+      path: A file name, or a file that is open for writing.
+      points: {task: {recipe: float `[n, 2]`, both accuracies}}.
+      pretext: Name of the accuracy at the pretext task.
+      kind: "png" or "svg".
+    """
+    figure, axes = _subplots(len(points), 1.2 + 3.4 * len(points), 3.4)
+    recipes = list(dict.fromkeys(recipe for found in points.values() for recipe in found))
+    styles = dict(zip(recipes, itertools.cycle(_STYLES[1:])))
+    for axis, (task, found) in zip(axes, points.items()):
+        for recipe, dots in found.items():
+            style = {"color": styles[recipe]["color"], "marker": styles[recipe]["marker"]}
+            axis.plot(*dots.T, linestyle="", label=f" {_escape(recipe)}", **style)
+        axis.set_title(_escape(task), fontsize=9)
+        axis.set_xlabel(pretext)
+        axis.set_ylabel("accuracy after finetuning")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    _save(figure, path, kind)
+
+
 def draw_confusion(path, matrix: np.ndarray, names) -> None:
     """Draws a confusion matrix as a PNG, each row as fractions of that class's images.
 
@@ -265,7 +338,8 @@ def _escape(text):
     return text.replace("$", r"\$")  # which would begin a formula
 
 
-def _save(figure, path):
+def _save(figure, path, kind="png"):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # of fonts that lack a script
-        figure.savefig(path, format="png")
+        # Without a date, so that the same data make the same file.
+        figure.savefig(path, format=kind, metadata={"Date": None} if kind == "svg" else None)

@@ -20,6 +20,7 @@ from selfie_tf.cli import (
     export,
     finetune,
     pretrain,
+    summarize,
 )
 from selfie_tf.cli.common import Command, log_to, parse
 from selfie_tf.cli.help import command_help, overview
@@ -34,6 +35,7 @@ COMMANDS = {
         export,
         compare,
         experiment,
+        summarize,
         benchmark,
         check_tpu,
     )

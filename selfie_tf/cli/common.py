@@ -49,6 +49,7 @@ class Command:
       kind: The class of the configs that it takes; None for a command without --config.
       config: The name of the default config.
       logs_to_stderr: Whether logs go to stderr, because stdout is for the result alone.
+      needs_workdir: Whether --workdir, if there is such a flag, must be given.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Command:
     kind: type | None = None
     config: str = ""
     logs_to_stderr: bool = False
+    needs_workdir: bool = True
 
 
 def define_data_dir(values: flags.FlagValues) -> None:
@@ -138,8 +140,7 @@ def parse(command: Command, argv: list[str]) -> Arguments:
         config = values.config
         config.set_explicit(config_flags.get_override_values(values["config"]))
     if not values.help:
-        plans = "dry_run" in values and values.dry_run
-        if "workdir" in values and not values.workdir and not plans:
+        if command.needs_workdir and "workdir" in values and not values.workdir:
             raise UserError("--workdir is missing: give a folder, as in --workdir=runs/mine")
         if config is not None:
             config.validate()

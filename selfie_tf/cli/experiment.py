@@ -63,4 +63,4 @@ def run(arguments: Arguments) -> None:
     ).run()
 
 
-COMMAND = Command("experiment", __doc__, define, run)
+COMMAND = Command("experiment", __doc__, define, run, needs_workdir=False)

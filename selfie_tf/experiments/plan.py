@@ -108,6 +108,10 @@ class Experiment:
       probe_images: Numbers of labelled training images for linear probes of each pretrained
         network; empty for none.
       pretrainings: Number of pretrainings per recipe, where no task needs more.
+      primary: (recipe, baseline, task) of the comparisons that the experiment was made for. All
+        others are secondary, and their p-values are adjusted for their number. The first recipe is
+        the baseline of the others.
+      published: {(recipe, task): (accuracy in %, standard deviation)} of a paper, to stand beside.
     """
 
     recipes: dict
@@ -115,6 +119,8 @@ class Experiment:
     tuning: Tuning | None = None
     probe_images: tuple = ()
     pretrainings: int = 1
+    primary: tuple = ()
+    published: dict = dataclasses.field(default_factory=dict)
 
     def validate(self) -> None:
         """Checks names, numbers and every config of a run.
@@ -134,6 +140,13 @@ class Experiment:
                 raise UserError(f"task {name!r}: there is no recipe {unknown[0]!r}")
             if task.pretrainings < 1 or task.seeds < 1:
                 raise UserError(f"task {name!r}: pretrainings and seeds must be at least 1")
+        named = [*((a, task) for a, _, task in self.primary), *self.published]
+        named += [(baseline, task) for _, baseline, task in self.primary]
+        for recipe, task in named:
+            if not self.takes(recipe, task):
+                raise UserError(
+                    f"primary or published: there is no recipe {recipe!r} on a task {task!r}"
+                )
         if self.tuning is not None and not self.tuning.settings():
             raise UserError("tuning: its grid has a key without values")
         for cell in self.cells():
@@ -142,6 +155,12 @@ class Experiment:
             except UserError as error:
                 raise UserError(f"{cell.name}: {error}") from error
 
+    def takes(self, recipe: str, task: str) -> bool:
+        """Whether a recipe is finetuned on a task."""
+        if recipe not in self.recipes or task not in self.tasks:
+            return False
+        return not self.tasks[task].recipes or recipe in self.tasks[task].recipes
+
     def cells(self) -> list:
         """Lists all `Cell`s, each after those that it depends on.
 
@@ -149,7 +168,7 @@ class Experiment:
         experiment that was stopped has something of each.
         """
         tasks = {
-            recipe: [name for name, t in self.tasks.items() if not t.recipes or recipe in t.recipes]
+            recipe: [task for task in self.tasks if self.takes(recipe, task)]
             for recipe in self.recipes
         }
         numbers = {

@@ -1,0 +1,69 @@
+"""Writes what an experiment has found: tables and figures."""
+
+import io
+import os
+
+import tensorflow as tf
+
+from selfie_tf import figures
+from selfie_tf.errors import UserError, first_line
+from selfie_tf.experiments import rows as tables_of_rows
+from selfie_tf.experiments.plan import Experiment
+from selfie_tf.experiments.tables import (
+    pretext_and_downstream,
+    summarize,
+    to_csv,
+    to_markdown,
+)
+from selfie_tf.storage.files import write_atomically
+
+_PRETEXT = ("held_out_patch_accuracy_uncropped", "pixel_accuracy")
+
+
+def write_summary(experiment: Experiment, paths: list, predictions: str, output: str) -> str:
+    """Writes summary.md, summary.csv and the figures that there are data for.
+
+    Args:
+      experiment: The plan.
+      paths: Tables of results, see `rows`.
+      predictions: See `tables.scores_of`.
+      output: The folder.
+
+    Returns:
+      The table as Markdown.
+
+    Raises:
+      UserError: If a table cannot be read, no finetuning has finished, or the folder cannot be
+        written.
+    """
+    rows = tables_of_rows.read_tables(paths)
+    lines = summarize(experiment, rows, predictions)
+    if not lines:
+        raise UserError(f"{', '.join(paths)}: no finetuning of this experiment has finished yet")
+    drawings = {}
+    gains = {}
+    for line in lines:
+        if line.labelled_images is not None:
+            gains.setdefault(line.recipe, []).append(line)
+    if any(len({line.labelled_images for line in found}) > 1 for found in gains.values()):
+        drawings["labels"] = lambda file, kind: figures.draw_label_fractions(file, gains, kind)
+    for column in _PRETEXT:
+        points = pretext_and_downstream(experiment, rows, column)
+        if points:
+            drawings[column] = lambda file, kind, points=points, column=column: (
+                figures.draw_pretext_and_downstream(file, points, column.replace("_", " "), kind)
+            )
+    markdown = to_markdown(lines)
+    try:
+        tf.io.gfile.makedirs(output)
+        write_atomically(os.path.join(output, "summary.md"), markdown)
+        write_atomically(os.path.join(output, "summary.csv"), to_csv(lines))
+        for name, draw in drawings.items():
+            for kind in ("png", "svg"):
+                buffer = io.BytesIO()
+                draw(buffer, kind)
+                with tf.io.gfile.GFile(os.path.join(output, f"{name}.{kind}"), "wb") as file:
+                    file.write(buffer.getvalue())
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(f"--output={output} cannot be written ({first_line(error)})") from error
+    return markdown

@@ -1,0 +1,248 @@
+"""The results of an experiment as tables, beside published ones."""
+
+import csv
+import dataclasses
+import io
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from selfie_tf.experiments.plan import Experiment
+from selfie_tf.experiments.statistics import (
+    Difference,
+    Score,
+    compare,
+    holm,
+    mean_and_deviation,
+)
+
+
+@dataclasses.dataclass
+class Line:
+    """What one recipe reached on one task.
+
+    Attributes:
+      recipe, task: Names.
+      mean, deviation: See `statistics.mean_and_deviation`.
+      pretrainings, finetunings: How many finished.
+      diverged: How many finetunings diverged; they are in no mean.
+      labelled_images: Number of images trained on; None if they differ.
+      baseline: Name of the recipe that `difference` is to; "" without one.
+      difference: A `statistics.Difference`, or None.
+      p: Its p-value; of secondary comparisons adjusted for their number.
+      primary: Whether it is a primary comparison.
+      published: (accuracy in %, standard deviation) of the paper, or None.
+      published_difference: The paper's accuracy minus that of its baseline in %, or None.
+    """
+
+    recipe: str
+    task: str
+    mean: float
+    deviation: float | None
+    pretrainings: int
+    finetunings: int
+    diverged: int
+    labelled_images: int | None
+    baseline: str = ""
+    difference: Difference | None = None
+    p: float | None = None
+    primary: bool = False
+    published: tuple | None = None
+    published_difference: float | None = None
+
+
+def scores_of(rows: list, recipe: str, task: str, predictions: str = "") -> list:
+    """The `Score`s of a recipe on a task.
+
+    Args:
+      rows: See `rows.read_table`.
+      recipe, task: Names.
+      predictions: Folder of the predictions that an experiment keeps; "" for none.
+    """
+    return [
+        Score(
+            row["pretraining"],
+            row["seed"],
+            row["top1"],
+            row["network"],
+            _correct(predictions, row["cell"]),
+        )
+        for row in _final(rows, recipe, task)
+        if row["status"] == "finished"
+    ]
+
+
+def summarize(experiment: Experiment, rows: list, predictions: str = "") -> list:
+    """Compares the recipes on every task.
+
+    Args:
+      experiment: The plan.
+      rows: See `rows.read_table`; more may be missing.
+      predictions: See `scores_of`.
+
+    Returns:
+      `Line`s: for every task each recipe beside the first, then the primary comparisons with other
+      baselines. What has no finished finetuning is left out.
+    """
+    scores = {
+        (recipe, task): scores_of(rows, recipe, task, predictions)
+        for task in experiment.tasks
+        for recipe in experiment.recipes
+    }
+    first = next(iter(experiment.recipes))
+    wanted = [
+        (r, first if r != first else "", t) for t in experiment.tasks for r in experiment.recipes
+    ]
+    wanted += [triple for triple in experiment.primary if triple not in wanted]
+    lines = [
+        _line(experiment, rows, scores, *triple)
+        for triple in wanted
+        if scores[triple[0], triple[2]]
+    ]
+    secondary = [line for line in lines if line.difference is not None and not line.primary]
+    adjusted = holm([line.difference.p for line in secondary])
+    for line, p in zip(secondary, adjusted, strict=True):
+        line.p = p
+    return lines
+
+
+def _line(experiment, rows, scores, recipe, baseline, task):
+    mine = scores[recipe, task]
+    difference = compare(mine, scores[baseline, task]) if baseline else None
+    primary = (recipe, baseline, task) in experiment.primary
+    published = experiment.published.get((recipe, task))
+    theirs = experiment.published.get((baseline, task))
+    final = _final(rows, recipe, task)
+    images = {row.get("trained_on") for row in final if row["status"] == "finished"}
+    return Line(
+        recipe,
+        task,
+        *mean_and_deviation(mine),
+        len({(score.pretraining, score.network) for score in mine}),
+        len(mine),
+        sum(row["status"] == "diverged" for row in final),
+        images.pop() if len(images) == 1 else None,
+        baseline,
+        difference,
+        difference.p if difference and primary else None,
+        primary,
+        published,
+        published[0] - theirs[0] if published and theirs else None,
+    )
+
+
+def to_markdown(lines: list) -> str:
+    """The lines as a Markdown table; accuracies in per cent, differences in points."""
+    published = any(line.published for line in lines)
+    head = [
+        "task",
+        "recipe",
+        "accuracy",
+        "pretrainings",
+        "finetunings",
+        "against",
+        "difference",
+        "p",
+    ]
+    if published:
+        head += ["published", "published difference"]
+    table = [head, ["---"] * len(head)]
+    for line in lines:
+        cells = [
+            line.task,
+            line.recipe,
+            _percent(line.mean, line.deviation),
+            str(line.pretrainings),
+            f"{line.finetunings}" + (f" ({line.diverged} diverged)" if line.diverged else ""),
+            line.baseline,
+            _points(line.difference),
+            "" if line.p is None else f"{line.p:.3f}{'' if line.primary else ' (Holm)'}",
+        ]
+        if published:
+            theirs, gain = line.published, line.published_difference
+            cells += [
+                "" if theirs is None else f"{theirs[0]:.1f} ± {theirs[1]:.1f}",
+                "" if gain is None else f"{gain:+.1f}",
+            ]
+        table.append(cells)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in table) + "\n"
+
+
+def to_csv(lines: list) -> str:
+    """The lines as CSV, with all digits."""
+    text = io.StringIO()
+    flat = []
+    for line in lines:
+        values = dataclasses.asdict(line)
+        difference = values.pop("difference") or {}
+        published = values.pop("published") or (None, None)
+        flat.append(
+            {
+                **values,
+                "difference": difference.get("mean"),
+                "half_width": difference.get("half_width"),
+                "p": line.p,
+                "pairs": difference.get("pairs"),
+                "published": published[0],
+                "published_deviation": published[1],
+            }
+        )
+    writer = csv.DictWriter(text, list(flat[0]) if flat else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def pretext_and_downstream(experiment: Experiment, rows: list, pretext: str) -> dict:
+    """Accuracy at the pretext task beside accuracy after finetuning, per pretrained network.
+
+    Args:
+      experiment, rows: As in `summarize`.
+      pretext: The column of the pretext task's accuracy.
+
+    Returns:
+      {task: {recipe: float `[n, 2]`}}; finetunings of one network are averaged.
+    """
+    known = {
+        row["network"]: row[pretext] for row in rows if row["kind"] == "pretrain" and pretext in row
+    }
+    found = {}
+    for task in experiment.tasks:
+        for recipe in experiment.recipes:
+            scores = scores_of(rows, recipe, task)
+            points = [
+                (known[network], np.mean([s.top1 for s in scores if s.network == network]))
+                for network in dict.fromkeys(s.network for s in scores)
+                if network in known
+            ]
+            if points:
+                found.setdefault(task, {})[recipe] = np.array(points)
+    return found
+
+
+def _final(rows, recipe, task):
+    return [
+        row
+        for row in rows
+        if (row["kind"], row["recipe"], row.get("task")) == ("final", recipe, task)
+    ]
+
+
+def _correct(folder, cell):
+    path = os.path.join(folder, f"{cell.replace('/', '-')}.npz")
+    if not folder or not tf.io.gfile.exists(path):
+        return None
+    with tf.io.gfile.GFile(path, "rb") as file, np.load(io.BytesIO(file.read())) as kept:
+        return kept["labels"] == kept["predictions"]
+
+
+def _percent(mean, deviation):
+    return f"{100 * mean:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+
+
+def _points(difference):
+    if difference is None:
+        return ""
+    half = difference.half_width
+    return f"{100 * difference.mean:+.1f}" + ("" if half is None else f" ± {100 * half:.1f}")

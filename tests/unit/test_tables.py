@@ -1,0 +1,176 @@
+"""The tables and figures of an experiment, from rows that are written out here."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from selfie_tf.config import FinetuneConfig, SelfieConfig
+from selfie_tf.experiments import rows, tables
+from selfie_tf.experiments.plan import Experiment, Recipe, Task
+from selfie_tf.experiments.report import write_summary
+
+from helpers import fails, succeeds
+
+TOP1 = {
+    ("scratch", "1%"): [[0.30, 0.32], [0.31, 0.29], [0.33, 0.31]],
+    ("selfie", "1%"): [[0.36, 0.34], [0.35, 0.39], [0.38, 0.30]],
+    ("plus", "1%"): [[0.40, 0.40], [0.41, 0.41]],
+    ("scratch", "5%"): [[0.5]],
+    ("selfie", "5%"): [[0.56]],
+}
+
+
+@pytest.fixture
+def experiment():
+    selfie, finetune = SelfieConfig(), FinetuneConfig()
+    plan = Experiment(
+        {"scratch": Recipe(), "selfie": Recipe(selfie), "plus": Recipe(selfie)},
+        {"1%": Task(finetune, 3, 2), "5%": Task(finetune, 1, 1)},
+        primary=(("selfie", "scratch", "1%"), ("plus", "selfie", "1%")),
+        published={("scratch", "5%"): (75.9, 0.7), ("selfie", "5%"): (76.4, 0.4)},
+    )
+    plan.validate()
+    return plan
+
+
+@pytest.fixture
+def found():
+    """Rows as the runner writes them, with a run that diverged and a pretraining per network."""
+    result = []
+    for (recipe, task), values in TOP1.items():
+        for p, group in enumerate(values):
+            network = "" if recipe == "scratch" else f"{recipe}{p}"
+            for f, top1 in enumerate(group):
+                seed = 2 * p + f
+                row = {"cell": f"{recipe}/{p}/{task}/{seed}", "kind": "final", "recipe": recipe}
+                row |= {"pretraining": p, "task": task, "seed": seed, "network": network}
+                row |= {"status": "finished", "top1": top1}
+                result.append({**row, "trained_on": 500 if task == "1%" else 2500})
+            if network and task == "1%":
+                row = {"cell": f"{recipe}/{p}/pretrain", "kind": "pretrain", "recipe": recipe}
+                row |= {"pretraining": p, "network": network, "status": "finished"}
+                result.append({**row, "held_out_patch_accuracy_uncropped": 0.5 + 0.1 * p})
+    row = {"cell": "plus/2/1%/4", "kind": "final", "recipe": "plus", "pretraining": 2}
+    row |= {"task": "1%", "seed": 4, "network": "plus2", "status": "diverged"}
+    return [*result, row]
+
+
+def by_names(lines):
+    return {(line.recipe, line.baseline, line.task): line for line in lines}
+
+
+def test_every_recipe_beside_the_first_and_the_primary_comparisons(experiment, found):
+    lines = by_names(tables.summarize(experiment, found))
+    assert list(lines) == [
+        ("scratch", "", "1%"),
+        ("selfie", "scratch", "1%"),
+        ("plus", "scratch", "1%"),
+        ("scratch", "", "5%"),
+        ("selfie", "scratch", "5%"),
+        ("plus", "selfie", "1%"),
+    ]
+    selfie = lines["selfie", "scratch", "1%"]
+    means = np.mean(TOP1["selfie", "1%"], axis=1)
+    assert (selfie.mean, selfie.deviation) == pytest.approx((means.mean(), means.std(ddof=1)))
+    assert (selfie.pretrainings, selfie.finetunings, selfie.diverged) == (3, 6, 0)
+    gains = means - np.mean(TOP1["scratch", "1%"], axis=1)
+    assert selfie.difference.mean == pytest.approx(gains.mean())
+    assert selfie.primary and selfie.p == selfie.difference.p == 2 / 8
+    assert selfie.labelled_images == 500
+    plus = lines["plus", "selfie", "1%"]
+    assert plus.difference.mean == pytest.approx(np.mean([0.05, 0.04]))
+    assert (plus.diverged, plus.pretrainings, plus.primary) == (1, 2, True)
+
+
+def test_secondary_p_values_are_adjusted_for_their_number(experiment, found):
+    lines = by_names(tables.summarize(experiment, found))
+    plus, selfie = lines["plus", "scratch", "1%"], lines["selfie", "scratch", "5%"]
+    assert (plus.difference.p, selfie.difference.p) == (0.5, 1.0)
+    assert (plus.p, selfie.p) == (1.0, 1.0)  # 2 * 0.5, and not below it
+    assert not plus.primary and not selfie.primary
+
+
+def test_published_numbers_stand_beside(experiment, found):
+    lines = by_names(tables.summarize(experiment, found))
+    selfie = lines["selfie", "scratch", "5%"]
+    assert selfie.published == (76.4, 0.4)
+    assert selfie.published_difference == pytest.approx(0.5)
+    assert lines["scratch", "", "5%"].published_difference is None
+    text = tables.to_markdown(list(lines.values()))
+    assert (
+        "| 5% | selfie | 56.0 | 1 | 1 | scratch | +6.0 | 1.000 (Holm) | 76.4 ± 0.4 | +0.5 |" in text
+    )
+    assert "| 1% | plus | 40.5 ± 0.7 | 2 | 4 (1 diverged) | selfie | +4.5 ± 6.4 | 0.500 |" in text
+
+
+def test_csv_has_all_digits(experiment, found):
+    lines = tables.summarize(experiment, found)
+    table = list(csv.DictReader(io.StringIO(tables.to_csv(lines))))
+    assert len(table) == len(lines)
+    assert float(table[1]["mean"]) == lines[1].mean
+    assert float(table[1]["half_width"]) == lines[1].difference.half_width
+    assert table[0]["difference"] == table[0]["p"] == ""
+
+
+def test_test_images_widen_the_interval(experiment, found, tmp_path):
+    narrow = by_names(tables.summarize(experiment, found))["selfie", "scratch", "1%"]
+    rng = np.random.default_rng(0)
+    for row in found:
+        if row["kind"] == "final" and row["status"] == "finished":
+            right = np.arange(100) < round(100 * row["top1"])
+            predictions = np.where(rng.permutation(right), 0, 1)
+            path = tmp_path / f"{row['cell'].replace('/', '-')}.npz"
+            np.savez(path, labels=np.zeros(100, int), predictions=predictions)
+    wide = by_names(tables.summarize(experiment, found, str(tmp_path)))["selfie", "scratch", "1%"]
+    assert wide.difference.mean == narrow.difference.mean
+    assert wide.difference.half_width > 1.2 * narrow.difference.half_width
+
+
+def test_pretext_accuracy_beside_accuracy_after_finetuning(experiment, found):
+    points = tables.pretext_and_downstream(experiment, found, "held_out_patch_accuracy_uncropped")
+    assert set(points) == {"1%", "5%"} and set(points["1%"]) == {"selfie", "plus"}
+    expected = [[0.5, 0.35], [0.6, 0.37], [0.7, 0.34]]
+    np.testing.assert_allclose(points["1%"]["selfie"], expected)
+    assert not tables.pretext_and_downstream(experiment, found, "pixel_accuracy")
+
+
+def test_rows_survive_the_table(found, tmp_path):
+    path = tmp_path / "results.csv"
+    rows.write_table(path, found)
+    assert rows.read_table(path) == found
+    assert rows.merge(found[:3], found) == found
+
+
+def test_a_summary_is_tables_and_figures(experiment, found, tmp_path):
+    half = len(found) // 2
+    rows.write_table(tmp_path / "a.csv", found[: half + 2])
+    rows.write_table(tmp_path / "b.csv", found[half:])
+    paths = [str(tmp_path / name) for name in ("a.csv", "b.csv")]
+    text = write_summary(experiment, paths, "", str(tmp_path / "out"))
+    assert (tmp_path / "out" / "summary.md").read_text() == text
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    figures = ("labels", "held_out_patch_accuracy_uncropped")
+    assert names == {"summary.md", "summary.csv"} | {
+        f"{f}.{k}" for f in figures for k in ("png", "svg")
+    }
+    for figure in figures:
+        assert (tmp_path / "out" / f"{figure}.png").read_bytes()[:4] == b"\x89PNG"
+        assert "<svg" in (tmp_path / "out" / f"{figure}.svg").read_text()
+
+
+def test_the_command(tmp_path):
+    header = "cell,kind,recipe,pretraining,task,seed,network,status,top1\n"
+    line = "scratch/0/5%/0,final,scratch,0,5%,0,,finished,0.25\n"
+    (tmp_path / "results.csv").write_text(header + line)
+    out = succeeds("summarize", f"--workdir={tmp_path}")
+    assert "| 5% | scratch | 25.0 | 1 | 1 |" in out
+    (tmp_path / "results.csv").write_text(header)
+    assert "no finished cell in it yet" in fails("summarize", f"--workdir={tmp_path}")
+    (tmp_path / "results.csv").write_text(header + line.replace("scratch", "other"))
+    assert "no finetuning of this experiment" in fails("summarize", f"--workdir={tmp_path}")
+    assert "no such file" in fails("summarize", f"--workdir={tmp_path / 'none'}")
+    assert "give the experiment's --workdir" in fails("summarize")
+    table = f"--results={tmp_path / 'results.csv'}"
+    assert "--output is missing" in fails("summarize", table)
