@@ -262,8 +262,11 @@ def draw_label_fractions(path, lines: dict, kind: str = "png") -> None:
                 **style,
             )
     right.axhline(0, color="0.2", linewidth=0.8)
+    counts = sorted({line.labelled_images for found in lines.values() for line in found})
     for axis, title in ((left, "test accuracy (%)"), (right, "difference (points)")):
         axis.set_xscale("log")
+        axis.set_xticks(counts, [f"{count:,}" for count in counts])
+        axis.minorticks_off()
         axis.set_xlabel("labelled images")
         axis.set_ylabel(title)
         axis.grid(alpha=0.3)

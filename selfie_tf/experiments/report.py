@@ -42,8 +42,9 @@ def write_summary(experiment: Experiment, paths: list, predictions: str, output:
         raise UserError(f"{', '.join(paths)}: no finetuning of this experiment has finished yet")
     drawings = {}
     gains = {}
+    first = next(iter(experiment.recipes))
     for line in lines:
-        if line.labelled_images is not None:
+        if line.labelled_images is not None and line.baseline in ("", first):
             gains.setdefault(line.recipe, []).append(line)
     if any(len({line.labelled_images for line in found}) > 1 for found in gains.values()):
         drawings["labels"] = lambda file, kind: figures.draw_label_fractions(file, gains, kind)
