@@ -1,4 +1,4 @@
-"""What distribution costs on this machine: one global batch, over more and more replicas.
+"""What distribution costs on this machine: one global batch, divided over several replicas.
 
 Replicas here share the processor's cores (GPUs are left out), so this is the overhead of dividing
 the work, not a speed-up; a ratio of 1 is none.
@@ -32,14 +32,14 @@ def scaling(config: PretrainConfig, seconds: float, virtual_devices: list, worke
     """Measures training steps over several replicas against one, each in processes of its own.
 
     Args:
-      config: Its `train.batch_size` is divided among the replicas; batches are of the built-in
-        images' kind and made beforehand.
+      config: Its `train.batch_size` is divided among the replicas. One batch is made beforehand
+        and used for all steps.
       seconds: Least duration of each measurement.
-      virtual_devices, workers: Numbers of replicas: of one process, and of as many processes.
+      virtual_devices, workers: Numbers of replicas, in one process and in as many processes.
 
     Returns:
-      A dict for JSON: images/s of one replica at the beginning and at the end, of each number, and
-      the ratio of the latter to the mean of the former.
+      A dict for JSON: images/s of one replica, at the beginning and at the end; and for each number
+      of replicas images/s, and the ratio to the mean of those two.
 
     Raises:
       UserError: If the replicas cannot share the batch, or a process fails.
@@ -117,7 +117,7 @@ def _reason(code, lines, replicas):
         why = "killed, perhaps for lack of memory: give a smaller --batch_size"
     else:
         why = lines[-1] if lines else "and said nothing"
-    return f"of {replicas} replicas a process ended with code {code}: {why}"
+    return f"with {replicas} replica(s), a process ended with code {code}: {why}"
 
 
 def free_ports(count: int) -> list:
@@ -132,7 +132,7 @@ def free_ports(count: int) -> list:
 
 
 def _images_per_second(config, seconds, devices):
-    """Images/s of all replicas, and how many they are."""
+    """Images/s of all replicas, and their number."""
     strategy = make_strategy(virtual_devices=devices if devices > 1 else 0)
     method = METHODS[config.method]
     keras.mixed_precision.set_global_policy(config.train.precision)
@@ -177,4 +177,4 @@ if __name__ == "__main__":
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         code = 1
-    os._exit(code)  # workers' servers may not let go
+    os._exit(code)  # workers' servers may keep the process alive

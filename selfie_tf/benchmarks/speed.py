@@ -38,7 +38,7 @@ def gflop_per_image(config: PretrainConfig | FinetuneConfig, num_classes: int = 
       num_classes: Number of classes in finetuning.
 
     Returns:
-      GFLOP an image.
+      GFLOP per image.
     """
     if isinstance(config, FinetuneConfig):
         model = config.model
@@ -73,11 +73,11 @@ def benchmark(config: PretrainConfig, data_dir: str, seconds: float) -> dict:
 
     Args:
       config: Its `train.batch_size` is the batch measured.
-      data_dir: See `data.sources.make_source`.
+      data_dir: See `data.make_source`.
       seconds: Least duration of each measurement.
 
     Returns:
-      A dict for JSON: images/s, GFLOP an image, matrix product GFLOP/s and ratios.
+      A dict for JSON: images/s, GFLOP per image, GFLOP/s of matrix products, and ratios.
     """
     strategy = distribution.make_strategy()
     batch_size = config.train.batch_size

@@ -77,7 +77,7 @@ def run_process(argv: list[str] | None = None) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if code:
-        os._exit(code)  # TensorFlow's threads and servers may not let go
+        os._exit(code)  # TensorFlow's threads and servers may keep the process alive
 
 
 def _find(argv) -> Command:

@@ -2,13 +2,13 @@
 
     selfie-tf benchmark --config=selfie_cifar10 --data_dir=...
 
-Measures the input pipeline, the training step, and both together, in float32 and mixed_bfloat16,
-beside the rate of large matrix products in the same run.
+Measures the input pipeline, the training step, and both together, in float32 and mixed_bfloat16;
+and the rate of large matrix products in the same run.
 
     selfie-tf benchmark --virtual_devices=1,2,4 --workers=1,2
 
-Measures what distribution costs: the training step alone, with one global batch over N replicas of
-one process, and over N TF_CONFIG processes, as ratios to one replica.
+Measures what distribution costs: the training step alone, with one global batch divided over N
+replicas of one process, and over N TF_CONFIG processes, as ratios to one replica.
 """
 
 import json
@@ -26,7 +26,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "batch_size", 64, "Images per step; train.batch_size is not used.", flag_values=values
     )
-    flags.DEFINE_float("seconds", 20.0, "Length of each of the measurements.", flag_values=values)
+    flags.DEFINE_float("seconds", 20.0, "Seconds per measurement, at least.", flag_values=values)
     flags.DEFINE_list(
         "virtual_devices", [], "Numbers of replicas in one process.", flag_values=values
     )

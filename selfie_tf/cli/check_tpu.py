@@ -31,11 +31,11 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "batch_per_core",
         0,
-        "Images per core and step; 0: train.batch_size over the cores.",
+        "Images per core and step; 0: train.batch_size divided by the cores.",
         flag_values=values,
     )
     flags.DEFINE_bool(
-        "largest", False, "Search the largest batch per core that fits.", flag_values=values
+        "largest", False, "Search for the largest batch per core that fits.", flag_values=values
     )
     flags.DEFINE_integer("num_classes", 1000, "Finetuning: number of classes.", flag_values=values)
     flags.DEFINE_string(

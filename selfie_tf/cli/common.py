@@ -67,7 +67,7 @@ def define_data_dir(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "data_dir",
         "",
-        "Folder of prepared TensorFlow Datasets; empty: their own default.",
+        "Folder of prepared TensorFlow Datasets; empty: TFDS's default.",
         flag_values=values,
     )
 
@@ -113,8 +113,8 @@ def parse(command: Command, argv: list[str]) -> Arguments:
       argv: Its flags. `--config.KEY=VALUE` may come before `--config`.
 
     Raises:
-      UserError: On anything that is not as the command's help says. With --help, a missing
-        --workdir and values that do not work together are no mistake.
+      UserError: On anything that is not as the command's help says. With --help, --workdir may be
+        missing, and values need not work together.
     """
     values, config, path = flags.FlagValues(), None, ""
     command.define(values)
@@ -195,7 +195,7 @@ def _explain(error, config):
 
 @contextlib.contextmanager
 def log_to(stream: typing.TextIO) -> collections.abc.Iterator[None]:
-    """Logs of level INFO go to `stream`, without those of libraries that narrate."""
+    """Sends logs to `stream`: from level INFO up, but from libraries only what matters."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(message)s"))
     loggers = {

@@ -46,7 +46,7 @@ def find(value: str, command) -> str:
     close = difflib.get_close_matches(name, known(command.kind), 1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise UserError(
-        f"--config={value}: no such file, nor a config of this name; {hint}There are "
+        f"--config={value}: there is no such file or config; {hint}The configs are "
         f"{', '.join(known(command.kind))}"
     )
 
@@ -59,7 +59,7 @@ def load(path: str, command) -> RunConfig:
       command: The `common.Command` that wants it.
 
     Raises:
-      UserError: If the file fails, or makes something else than a config for this command.
+      UserError: If the file fails, or returns something other than a config for this command.
     """
     name = display_name(path)
     try:
@@ -74,14 +74,15 @@ def load(path: str, command) -> RunConfig:
     for kind, words in _KINDS.items():
         if isinstance(config, kind):
             raise UserError(
-                f"--config={name} is a config of {words}; {command.name} takes those of "
-                f"{_KINDS[command.kind]}: {', '.join(known(command.kind))}"
+                f"--config={name} is a {words} config; {command.name} takes a "
+                f"{_KINDS[command.kind]} config: {', '.join(known(command.kind))}"
             )
     if "get_config" not in namespace:
         raise UserError(f"--config={name}: it defines no get_config()")
     raise UserError(
-        f"--config={name}: its get_config() returns {type(config).__name__}; expected a config of "
-        f"{_KINDS.get(command.kind, 'a run')}, see {os.path.join(folder(), command.config)}.py"
+        f"--config={name}: its get_config() returns {type(config).__name__}; expected a "
+        f"{_KINDS.get(command.kind, ' or '.join(_KINDS.values()))} config, see "
+        f"{os.path.join(folder(), command.config)}.py"
     )
 
 

@@ -33,7 +33,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "train_images",
         10_000,
-        "Images that nearest neighbours and linear probe learn from, at most.",
+        "Labelled images for the nearest neighbours and the linear probe, at most.",
         1,
         flag_values=values,
     )

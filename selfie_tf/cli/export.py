@@ -19,14 +19,14 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "workdir", "", "Folder of a pretraining or finetuning run (required).", flag_values=values
     )
-    flags.DEFINE_string("output", "", "Folder to make (required).", flag_values=values)
+    flags.DEFINE_string("output", "", "Folder to create (required).", flag_values=values)
 
 
 def run(arguments: Arguments) -> None:
     """Exports."""
     values = arguments.flags
     if not values.output:
-        raise UserError("--output is missing: give a folder to make")
+        raise UserError("--output is missing: give a folder to create, as in --output=exports/mine")
     from selfie_tf.evaluation.export import export
 
     export(os.path.expanduser(values.workdir), os.path.expanduser(values.output))

@@ -1,6 +1,6 @@
 """Where images come from, and how they become batches.
 
-A new kind of source is one module with an `open_source`, and one line in `SOURCES`.
+A new kind of source is one module with an `open_source`, and two lines here: see CONTRIBUTING.md.
 """
 
 from selfie_tf.data import folder, synthetic, tfds

@@ -144,7 +144,7 @@ class FolderSource(IndexedSource):
             self.failure = UserError(
                 f"{len(self._corrupt)} of {total} images are unreadable, more than "
                 f"data.corrupt_budget={self._budget:g} allows; the last one: {path} ({error}); "
-                f"mend or remove it, or raise --config.data.corrupt_budget"
+                f"repair or remove it, or raise --config.data.corrupt_budget"
             )
             raise self.failure
 

@@ -213,7 +213,7 @@ def draw_shapes(indices, image_size, seed=0):
     """Draws the images of the given indices.
 
     Args:
-        indices: int array, [N], not negative. Each ten from 10k on hold each class once.
+        indices: int array, [N], not negative. Indices 10k to 10k + 9 hold each class once.
         image_size: int, side S of the images in pixels, from 16 to 256.
         seed: int, from 0 on. Another seed gives other images and labels.
 

@@ -48,7 +48,7 @@ class TFDSSource:
             where = os.path.dirname(os.path.dirname(str(builder.data_dir)))
             raise UserError(
                 f"{culprit}: not found in {where}; give its folder with --data_dir, let TFDS fetch "
-                "it with --download, or try --config=configs/quickstart.py, which needs no data"
+                "it with --download, or try --config=quickstart, which needs no data"
             )
         if "train" not in splits:
             raise UserError(f"{culprit}: has no train split, only {', '.join(splits)}")

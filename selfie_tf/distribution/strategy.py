@@ -14,7 +14,7 @@ _TIMEOUT = 15.0  # seconds for a TPU's name to resolve and its port to answer
 
 
 def make_strategy(tpu: str = "", virtual_devices: int = 0) -> tf.distribute.Strategy:
-    """Makes the strategy for the hardware at hand. Call once a process, before any tensor is made.
+    """Makes the strategy for the hardware at hand. Call it once per process, before any tensor.
 
     Args:
       tpu: Name or `grpc://` address of a TPU; "local" on a TPU VM; "" for none.
@@ -84,7 +84,7 @@ def num_workers(strategy: tf.distribute.Strategy) -> int:
 
 
 def worker_name(strategy: tf.distribute.Strategy) -> str:
-    """A name that no other of a run's several workers has."""
+    """A name that is unique among the workers of a run."""
     return f"{strategy.cluster_resolver.task_type}-{strategy.cluster_resolver.task_id}"
 
 
@@ -162,7 +162,7 @@ def _worker_strategy(tf_config: str) -> tf.distribute.Strategy:
     except (ValueError, RuntimeError, tf.errors.OpError) as error:
         raise UserError(f"TF_CONFIG: cannot start this worker: {first_line(error)}") from error
     finally:
-        # TensorFlow's own handler only notes the signal, for what is not used here.
+        # TensorFlow's own handler only notes the signal, for a feature that is not used here.
         if on_sigterm is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
 
@@ -182,7 +182,7 @@ def _tpu_strategy(name: str) -> tf.distribute.Strategy:
     # Resolving a name asks the cloud's metadata server and API, which retry for minutes.
     resolver, master = _within(_TIMEOUT, resolve, f"--tpu={name}", way_out)
     if master.startswith("grpc://"):
-        # Connecting for real waits for ever where a port is open and says nothing.
+        # Connecting for real waits forever if a port is open and says nothing.
         channel = grpc.insecure_channel(master.removeprefix("grpc://").partition("/")[0])
         try:
             grpc.channel_ready_future(channel).result(timeout=_TIMEOUT)

@@ -10,14 +10,14 @@ import time
 from selfie_tf.errors import UserError
 
 _EXAMPLE = '{"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", "index": 0}}'
-_SILENT, _BETWEEN = 5.0, 60.0  # seconds of waiting before the first line on it, and to the next
+_SILENT, _BETWEEN = 5.0, 60.0  # seconds of waiting before the first message, and between messages
 
 
 def check_tf_config(text: str) -> None:
-    """Looks through the environment variable before TensorFlow does.
+    """Checks the environment variable before TensorFlow reads it.
 
     Raises:
-      UserError: If TensorFlow could not use it, or would wait for ever.
+      UserError: If TensorFlow could not use it, or would wait forever.
     """
     try:
         config = json.loads(text)
@@ -45,7 +45,7 @@ def _find_problem(cluster, task):
     every = [address for addresses in cluster.values() for address in addresses]
     twice = sorted({address for address in every if every.count(address) > 1})
     if twice:
-        return f"{twice[0]} is there twice"
+        return f"{twice[0]} is listed twice"
     return None
 
 
@@ -98,7 +98,7 @@ def _listen(address):
         return socket.create_server(("", port))
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
-        hint = "has an earlier start of it not ended yet? Else give" if taken else "give"
+        hint = "is an earlier start of it still running? Otherwise give" if taken else "give"
         raise UserError(
             f"TF_CONFIG: cannot listen at {address}, this worker's address "
             f"({os.strerror(error.errno)}); {hint} it another port, in all workers' TF_CONFIG"
@@ -106,7 +106,7 @@ def _listen(address):
 
 
 def _problems(addresses):
-    """{address: why nobody is reached there}, of those where that is so."""
+    """{address: why no worker is reached there}, for those where none is."""
     found = {}
     for address in addresses:
         host, _, port = address.rpartition(":")
@@ -114,7 +114,7 @@ def _problems(addresses):
             with socket.create_connection((host.strip("[]"), int(port)), timeout=1) as connection:
                 # A port of this machine may by chance be connected to itself.
                 if connection.getsockname() == connection.getpeername():
-                    found[address] = "nobody"
-        except OSError as error:  # also if the name is not known, yet
+                    found[address] = "nobody listens"
+        except OSError as error:  # also if the name is not known yet
             found[address] = error.strerror or str(error)
     return found

@@ -21,7 +21,7 @@ def per_class(labels, predictions, names) -> list:
       One dict per class: its name as `class`; its number of `images`; `recall`, the fraction of
       them that is recognised, None without images; `precision`, the fraction of the predictions of
       this class that is right, None if it was never predicted; and `confused_with`, the class that
-      its images are most often taken for, None if never.
+      its images are most often mistaken for, None if they never are.
     """
     from sklearn.metrics import precision_recall_fscore_support  # slow to import
 

@@ -63,7 +63,7 @@ def compare(runs: list, picture: str = "") -> str:
         if key not in _FREE and any(config.get(key) != configs[0][key] for config in configs)
     ]
     if differing:
-        lines.append(f"note: the runs differ also in {', '.join(differing)}")
+        lines.append(f"note: the runs also differ in {', '.join(differing)}")
     if picture:
         points = [
             (label, *(read_points(path, name) for name in ("metrics.jsonl", "evaluations.jsonl")))

@@ -107,7 +107,8 @@ def evaluate_pretrained(
     if source.no_labels:
         if data_name:
             raise UserError(f"--data_name={data_name}: {source.no_labels}")
-        logging.info("no kNN and no linear probe: %s; --data_name names others", source.no_labels)
+        reason = source.no_labels
+        logging.info("frozen features are not tested: %s; give other data with --data_name", reason)
         result["probes"] = None
     else:
         result["probes"] = probe(config, source, model, train_images)

@@ -1,4 +1,4 @@
-"""From a run to a SavedModel with a model card; see `savedmodel` for what is in it."""
+"""From a run to a SavedModel with a model card; `storage.saved_model` says what is in it."""
 
 import logging
 
@@ -21,7 +21,7 @@ def export(workdir: str, output: str) -> None:
       output: Folder to make.
 
     Raises:
-      UserError: See `training.load_run` and `saved_model.write`.
+      UserError: See `training.load.load_pretraining_run` and `saved_model.write`.
     """
     saved_model.check_output(output)
     if saved_model.read_info(workdir) is not None:
@@ -87,8 +87,8 @@ def _card(info, run, function, digests):
         "",
         f"Images are RGB, {size}x{size} pixels, values 0 to 255: uint8, or float32 of the same "
         f"range. The `serving_default` signature takes `images` uint8 `[B, {size}, {size}, 3]` "
-        f"(`serving_float32`: float32) and returns {outputs}. Scale and crop your images to a "
-        f"central {size}x{size} square first.",
+        f"(`serving_float32`: float32) and returns {outputs}. First scale your images, and crop "
+        f"the central {size}x{size} square.",
         "",
         "```python",
         "import tensorflow as tf",

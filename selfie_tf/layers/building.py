@@ -8,7 +8,7 @@ def build(layer: keras.layers.Layer, input_shape) -> None:
     """Builds a layer, its variables named below the layer's own name.
 
     Keras itself opens this name scope in `__call__` only. Layers that build their sublayers need it
-    for the names to tell which of several equal sublayers a variable belongs to.
+    too, so that names tell which of several equal sublayers a variable belongs to.
 
     Args:
       layer: The layer to build.

@@ -1,4 +1,4 @@
-"""Checkpoints that survive any kill: complete or not there, verified, with a way back.
+"""Checkpoints that survive any kill: whole or absent, verified, with older ones to fall back on.
 
 A checkpoint is a folder `step-NNNNNNNN` of TensorFlow's files and, written last, a manifest of
 their sha256. A folder without its manifest is a write that was cut short. TensorFlow's own
@@ -25,9 +25,9 @@ class Checkpointer:
       directory: The folder of the checkpoints.
       checkpoint: What to save; all of its variables must exist.
       keep: Number of newest checkpoints to keep.
-      scratch: "" in the process that writes. All workers must call `save`, because reading
-        variables may be collective; this is the name of the folder, different for each of the
-        other workers, whose files are thrown away.
+      scratch: "" for the process that writes. All workers must call `save`, because reading
+        variables may take all of them. For each of the others this is the name of a folder of its
+        own, whose files are thrown away.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Checkpointer:
             except (AssertionError, ValueError) as error:
                 line = str(error).strip().splitlines()[0]
                 raise UserError(
-                    f"checkpoint {self._folder(step)} is of another model ({line}); "
+                    f"checkpoint {self._folder(step)} belongs to another model ({line}); "
                     "use another --workdir"
                 ) from error
             if step != steps[-1]:

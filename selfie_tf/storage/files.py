@@ -1,4 +1,4 @@
-"""Small files, local or remote: written at once or not at all, read with one clear error."""
+"""Small files, local or remote: written whole or not at all, read with one clear error."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""SavedModels of what was learnt: written so that they serve and finetune, read back verified.
+"""Exports as SavedModels: written so that they serve and finetune, and verified when read back.
 
 The object that is saved has what TensorFlow Hub calls a reusable SavedModel: `__call__` with a
 `training` argument, traced for inference and for training, so that later finetuning moves the batch
@@ -57,7 +57,7 @@ def write(
         used = [variable for variable in used if "/" in variable.name]
         root = _reusable(function, image_size, class_names)
         root.variables, root.trainable_variables = used, list(layer.trainable_variables)
-        # Apart, or Keras would wonder about weights without a gradient.
+        # Kept apart, because Keras warns of weights without a gradient.
         seen = {variable.ref() for variable in used}
         root.other_variables = [v for v in _weights(model) if v.ref() not in seen]
         tf.saved_model.save(root, temporary, signatures=root.signatures_to_save)
@@ -82,7 +82,7 @@ def check_output(path: str) -> None:
     if "://" in path:
         raise UserError(f"--output={path}: give a local folder, and copy it")
     if os.path.exists(path):
-        raise UserError(f"--output={path} is there already; give another folder, or remove it")
+        raise UserError(f"--output={path} exists already; give another folder, or remove it")
 
 
 def _reusable(function, image_size, class_names):
@@ -124,7 +124,7 @@ def _reusable(function, image_size, class_names):
 
 
 def read_info(path: str) -> dict | None:
-    """What was kept with an export, None if there is none at `path`.
+    """What was kept with an export; None if there is no export at `path`.
 
     Raises:
       UserError: If a file of it is damaged or lost.
@@ -175,6 +175,6 @@ def _digests(folder):
         for where, _, names in tf.io.gfile.walk(folder)
         for name in names
     ]
-    # The card may be added to.
+    # Users may add to the card.
     wanted = sorted(name for name in names if name not in (_INFO, "README.md"))
     return {name: sha256(os.path.join(folder, name)) for name in wanted}

@@ -21,7 +21,7 @@ class WorkDir:
       is_chief: Whether this process writes; the others only read.
 
     Raises:
-      UserError: If the directory belongs to a run of another config, or is in use.
+      UserError: If the directory belongs to a run with another config, or is in use.
     """
 
     def __init__(self, path: str, config: RunConfig, is_chief: bool = True):
@@ -34,7 +34,7 @@ class WorkDir:
             except (OSError, tf.errors.OpError) as error:
                 reason = getattr(error, "message", None) or error.strerror
                 raise UserError(
-                    f"--workdir={path}: cannot be made or written ({reason}); use another one"
+                    f"--workdir={path}: cannot be created or written ({reason}); use another one"
                 ) from error
         try:
             self._check_config(config)
@@ -128,7 +128,7 @@ class WorkDir:
         differing = [f"{k} ({old[k]!r}, now {new[k]!r})" for k in new if old[k] != new[k]]
         if differing:
             raise UserError(
-                f"--workdir={self.path} belongs to a run of another config, which differs in "
+                f"--workdir={self.path} belongs to a run with another config, which differs in "
                 f"{', '.join(differing)}; use another --workdir, or the same config to resume"
             )
 
@@ -139,7 +139,7 @@ def _lock(path):
         return None
     import filelock
 
-    owner = os.path.join(path, ".owner")  # the lock file itself may be emptied by who waits for it
+    owner = os.path.join(path, ".owner")  # who waits for the lock may empty its file
     lock = filelock.FileLock(os.path.join(path, ".lock"))
     try:
         lock.acquire(timeout=0)

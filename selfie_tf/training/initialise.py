@@ -12,14 +12,14 @@ from selfie_tf.models.transfer import copy_weights, load_pretrained_weights
 from selfie_tf.storage.files import read_json
 from selfie_tf.training.load import load_pretraining_run, read_run_config
 
-# What decides about the weights of ResNet-50 alone. Patches and attention are of no use to it.
+# What the weights of ResNet-50 depend on. It uses neither patches nor attention.
 _RESNET50_KEYS = ("model.width", "model.stem")
 
 
 def take_network(config, workdir: str):
     """Gives a config the network of the run that `init_from` names.
 
-    A run that has begun has its network in its own config.json, so that it resumes also where the
+    A run that has begun takes the network from its own config.json, so it resumes even if the
     pretrained run is gone.
 
     Args:
@@ -65,7 +65,7 @@ def take_network(config, workdir: str):
 def _pretraining_config(path):
     config = read_run_config(os.path.expanduser(path))
     if not isinstance(config, PretrainConfig):
-        raise UserError(f"{path} is of a finetuning run; give one of a pretraining run")
+        raise UserError(f"{path} comes from a finetuning run; give a pretraining run")
     return config
 
 
@@ -127,7 +127,7 @@ def initialise_pretrainer(config, model, source, data_dir: str) -> dict | None:
 
 def _warn_of_overlap(parent, source, data_dir):
     if parent.fingerprint == source.fingerprint:
-        return  # the very same images, and the same of them are held out
+        return  # the images are the same, and so are those held out
     try:
         theirs = make_source(parent.config.data, data_dir)
     except UserError as error:

@@ -23,10 +23,10 @@ class LoadedRun:
     Attributes:
       model: Compiled, in float32 (float64 if the run was).
       config: The run's config.
-      class_names: Of a classifier; empty after pretraining.
-      step: The step of its weights.
-      origin: One line that says where it is from.
-      fingerprint: Of the images it was trained on, see `data.source.IndexedSource`.
+      class_names: The names of a classifier's classes; empty after pretraining.
+      step: The step of the weights.
+      origin: One line that says where the model is from.
+      fingerprint: That of the images it was trained on, see `data.source.IndexedSource`.
     """
 
     model: keras.Model
@@ -41,8 +41,8 @@ class LoadedRun:
         if self.fingerprint.partition("#")[0] not in ("", source.fingerprint):
             raise UserError(
                 f"data.name={self.config.data.name} holds other images than the run was trained "
-                "on, so held-out images may have been trained on; bring back the very files, or "
-                "give others with --data_name"
+                "on, so held-out images may have been trained on; bring back the same files, or "
+                "name other data with --data_name"
             )
 
 
@@ -108,7 +108,7 @@ def _load(path, kind, build):
     config = _config(path, info)
     if not isinstance(config, kind):
         found, wanted = ("finetuning", "pretraining")[:: 1 if kind is PretrainConfig else -1]
-        raise UserError(f"{path} is of a {found} run; give one of a {wanted} run")
+        raise UserError(f"{path} comes from a {found} run; give a {wanted} run")
     about = info if info is not None else read_json(path, "subset.json") or {}
     class_names = about.get("class_names", ())
     if kind is FinetuneConfig and not class_names:

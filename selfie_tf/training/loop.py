@@ -160,7 +160,7 @@ class TrainingCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         variables = self.model.non_trainable_variables
         self._average = distribution.averager(self._run.strategy, variables)
-        self._average()  # changes nothing yet; should it fail, then before hours of training
+        self._average()  # changes nothing yet; if it fails, it fails before hours of training
         if self._start == 0:
             for hook in self._hooks:
                 if hook.at_start:
@@ -240,7 +240,7 @@ def write_scalars(writer, step: int, values: dict) -> None:
 
     Args:
       writer: TensorBoard's; None writes nothing.
-      step: Of the values.
+      step: The step of the values.
       values: {name: number}; `step` among them is left out.
     """
     if writer is None:
@@ -257,12 +257,12 @@ def last_metrics(points: list, names, steps: int, window: int = _LAST_STEPS) -> 
 
     Args:
       points: Log points with `step` and `window`, the number of steps that a point averages.
-      names: Of the metrics.
+      names: Names of the metrics.
       steps: The last step.
       window: How many steps to average over, at least.
 
     Returns:
-      The means by name, and `averaged_steps`, which is more than `window` where a log point spans
+      The means by name, and `averaged_steps`, which is more than `window` if a log point spans
       its beginning. Without log points the means are None.
     """
     chosen = [p for p in points if p["step"] > steps - window]

@@ -9,8 +9,8 @@ class ProgressLog:
     """Reports the log points of a run.
 
     Args:
-      steps: Of the whole run.
-      step: Where it stands.
+      steps: Number of steps of the whole run.
+      step: Where the run stands.
       accuracy: Name of the accuracy metric.
     """
 

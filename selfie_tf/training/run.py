@@ -109,7 +109,7 @@ class Run:
         self.directory.begin(self.source.fingerprint)
 
     def finish(self, result: dict) -> dict:
-        """Writes result.json: `result`, and what every run has to say. Returns its contents."""
+        """Writes result.json: `result`, and what all runs record. Returns its contents."""
         result = {
             **result,
             "steps": self.config.train.steps,
@@ -133,10 +133,10 @@ class Run:
         return math.gcd(*train.intervals.values()) if distribution.is_tpu(self.strategy) else 1
 
     def _check_workers_agree(self):
-        """Before the run writes anything: workers that differ would train on, and wrongly."""
+        """Checks before anything is written: workers that differ would train on, and wrongly."""
         same = {
             "configs: start all of them with the same command": json.dumps(to_dict(self.config)),
-            f"images in data.name={self.config.data.name}: give all of them the very same files": (
+            f"images in data.name={self.config.data.name}: give all of them the same files": (
                 self.source.fingerprint
             ),
         }

@@ -67,7 +67,7 @@ def test_a_killed_process_of_several_is_called_that(monkeypatch, tmp_path, tiny_
     script.write_text("#!/bin/sh\necho I0000 could not find cuda drivers >&2\nkill -9 $$\n")
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
-    with pytest.raises(UserError, match="1 replicas a process ended with code -9: killed, perhaps"):
+    with pytest.raises(UserError, match="a process ended with code -9: killed, perhaps"):
         replicas.scaling(tiny_config, 0.1, [], [2])
 
 

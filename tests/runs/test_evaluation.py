@@ -203,7 +203,7 @@ def test_comparison_names_what_else_differs(runs, tmp_path):
     result = json.loads((runs / "a" / "result.json").read_text())
     (tmp_path / "result.json").write_text(json.dumps(result))
     table = compare([("a", str(runs / "a")), ("b", str(tmp_path))])
-    assert "note: the runs differ also in train.steps" in table
+    assert "note: the runs also differ in train.steps" in table
     result = {k.replace("test_", "validation_"): v for k, v in result.items()}
     (tmp_path / "result.json").write_text(json.dumps(result))
     with pytest.raises(UserError, match="some were evaluated on test, some on validation"):

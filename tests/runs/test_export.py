@@ -314,7 +314,7 @@ def test_where_an_export_cannot_go(pretrained, tmp_path):
         return fails("export", f"--workdir={workdir}", f"--output={output}")
 
     (tmp_path / "there").mkdir()
-    assert f"--output={tmp_path}/there is there already" in fails_to(tmp_path / "there")
+    assert f"--output={tmp_path}/there exists already" in fails_to(tmp_path / "there")
     (tmp_path / "file").write_text("")
     assert "--output=" in fails_to(tmp_path / "file" / "x")
     assert "give a local folder" in fails_to("gs://bucket/x")

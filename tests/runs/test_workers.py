@@ -143,7 +143,7 @@ def test_a_worker_that_cannot_listen_says_so(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         own = f"127.0.0.1:{taken.getsockname()[1]}"
         place = {"cluster": {"worker": [own, "a:1"]}, "task": {"type": "worker", "index": 0}}
-        with pytest.raises(UserError, match=f"cannot listen at {own}.*already in use.*not ended"):
+        with pytest.raises(UserError, match=f"cannot listen at {own}.*in use.*still running"):
             tf_config.wait_for_workers(json.dumps(place))
 
 

@@ -83,7 +83,7 @@ def test_another_model_is_refused(tmp_path, kind):
         checkpointer = Checkpointer(str(tmp_path), tf.train.Checkpoint())
     else:
         checkpointer = Checkpointer(str(tmp_path), tf.train.Checkpoint(v=tf.Variable([1.0])))
-    with pytest.raises(UserError, match="is of another model"):
+    with pytest.raises(UserError, match="belongs to another model"):
         checkpointer.restore()
 
 

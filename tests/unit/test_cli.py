@@ -186,7 +186,7 @@ def test_each_kind_of_command_knows_its_configs():
         ("x = (", "SyntaxError"),
         ("import no_such_module", "no_such_module"),
         ("x = 1", "defines no get_config()"),
-        ("def get_config():\n    return {}", "returns dict; expected a config of pretraining"),
+        ("def get_config():\n    return {}", "returns dict; expected a pretraining config"),
     ],
 )
 def test_config_files_that_cannot_be_used(text, expected, tmp_path):
@@ -362,7 +362,7 @@ def test_a_missing_workdir_flag(command):
         (["benchmark", "--config=quickstart", "--seconds=nan"], "--seconds=nan"),
         (["benchmark", "--config=quickstart", "--batch_size=0"], "train.batch_size=0"),
         (["benchmark", "--config=quickstart", "--workers=1,two"], "--workers=1,two: expected"),
-        (["benchmark", "--config=finetune_quickstart"], "is a config of finetuning"),
+        (["benchmark", "--config=finetune_quickstart"], "is a finetuning config"),
     ],
 )
 def test_mistakes_in_other_commands(argv, expected):
@@ -548,7 +548,7 @@ def test_bad_tf_config(value, expected, monkeypatch):
         ),
         (
             ["--config=configs/quickstart.py", "--config.init_from=x"],
-            ["configs/quickstart.py is a config of pretraining", "finetune_cifar10"],
+            ["configs/quickstart.py is a pretraining config", "finetune_cifar10"],
         ),
         (["--config.init_from=/no/such/run"], ["/no/such/run: no config.json in it"]),
         (["--config.init_from=."], [".: no config.json in it"]),
@@ -569,8 +569,8 @@ def test_mistakes_in_finetuning(flags, expected):
 
 def test_pretraining_does_not_take_a_config_of_finetuning():
     line = fails("pretrain", "--config=configs/finetune_quickstart.py", "--workdir=run")
-    assert "configs/finetune_quickstart.py is a config of finetuning" in line
-    assert "pretrain takes those of pretraining: patchformer_cifar10, " in line
+    assert "configs/finetune_quickstart.py is a finetuning config" in line
+    assert "pretrain takes a pretraining config: patchformer_cifar10, " in line
 
 
 @pytest.mark.parametrize(
@@ -603,7 +603,7 @@ def test_init_from_what_is_no_pretraining_does_not_tie_the_workdir_to_it(tmp_pat
     finetuned = write_config(tmp_path / "finetuned", FinetuneConfig())
     given = ["finetune", *TINY_FINETUNE, f"--workdir={tmp_path}/run"]
     line = fails(*given, f"--config.init_from={finetuned}")
-    assert f"{finetuned} is of a finetuning run; give one of a pretraining run" in line
+    assert f"{finetuned} comes from a finetuning run; give a pretraining run" in line
     (tmp_path / "empty").mkdir()
     line = fails(*given, f"--config.init_from={tmp_path}/empty")  # the same work directory
     assert f"{tmp_path}/empty: no config.json in it" in line

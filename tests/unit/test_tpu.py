@@ -24,7 +24,7 @@ ABOUT = {"topology": "v3:2x2", "chip": "TPU v3", "cores": 8, "hbm_bytes": 2**34}
     "changed, problem",
     [
         ({}, None),
-        ({"updated_in_place": 1}, "of 376 variables 1 are updated in place"),
+        ({"updated_in_place": 1}, "only 1 of 376 variables are updated in place"),
     ],
 )
 def test_what_the_compiler_made_of_the_step(changed, problem, monkeypatch):

@@ -19,7 +19,7 @@ _GRAIN = 8  # images
 MEANING = (
     "Compiled ahead of time, not run. This proves that the step, traced for one of N cores, is "
     "accepted by that chip's compiler, fits its memory, and sums all gradients over the cores. It "
-    "says nothing of TPUStrategy's start and placing of variables, the input pipeline, "
+    "says nothing about how TPUStrategy starts and places variables, nor about the input pipeline, "
     "checkpoints, several hosts, a TPU's numerics, or speed."
 )
 
@@ -49,7 +49,7 @@ def check(step: TrainStep, about: dict, batch_per_core: int) -> dict:
     Args:
       step: The train step, traced for `about["cores"]` cores.
       about: The topology, see `describe`.
-      batch_per_core: Images a core and step.
+      batch_per_core: Images per core and step.
 
     Returns:
       A dict for JSON: `status` is OK, REJECTED (`reason` says why) or PROBLEMS (`problems`).
@@ -78,15 +78,15 @@ def check(step: TrainStep, about: dict, batch_per_core: int) -> dict:
     result |= {**compiled, "headroom_bytes": headroom}
     if result["updated_in_place"] < result["variables_updated"]:
         problem = (
-            f"of {result['variables_updated']} variables {result['updated_in_place']} are updated "
-            "in place, the others take memory twice"
+            f"only {result['updated_in_place']} of {result['variables_updated']} variables are "
+            "updated in place; the others take memory twice"
         )
         return {**result, "status": PROBLEMS, "problems": [problem]}
     return {**result, "status": OK}
 
 
 def largest(step: TrainStep, about: dict, batch_per_core: int) -> dict:
-    """Searches the largest batch a core that compiles, to a sixteenth or 8 images.
+    """Searches for the largest batch per core that compiles, to within a sixteenth or 8 images.
 
     Args:
       step, about: As in `check`.
@@ -104,7 +104,7 @@ def largest(step: TrainStep, about: dict, batch_per_core: int) -> dict:
         if result["status"] == OK:
             best, low = result, batch
         elif best or result["status"] == REJECTED and _OUT_OF_MEMORY in result["reason"]:
-            refused = batch  # if a smaller one compiles, it is the size, whatever the words
+            refused = batch  # if a smaller one compiles, size is the reason, whatever is said
         else:
             return result
         if best is None:
@@ -112,7 +112,7 @@ def largest(step: TrainStep, about: dict, batch_per_core: int) -> dict:
                 return result
             batch = refused // 2
         elif refused is None:
-            # As if all but the temporaries stayed; but the compiler saves where memory is short.
+            # As if only the temporaries grew; but the compiler saves memory where it is short.
             batch = int(low * max(1.25, 1 + best["headroom_bytes"] / best["temporary_bytes"]))
             batch = max(batch, low + _GRAIN)
         elif refused - low <= max(_GRAIN, low // 16):
@@ -140,7 +140,7 @@ def _shorten(reason):
 
 
 def table(results) -> str:
-    """Formats checks for a terminal, a column for each."""
+    """Formats checks for a terminal, one column per check."""
     gib = lambda key: lambda r: f"{r[key] / 2**30:.2f} GiB"  # noqa: E731
     rows = [
         ("chip", lambda r: r["chip"]),

@@ -1,10 +1,10 @@
-"""Compiles HLO for a TPU that is not there, with the TPU's own compiler. Has JAX, no TensorFlow.
+"""Compiles HLO for a TPU without one, by the TPU's own compiler. Uses JAX and no TensorFlow.
 
     python compiler.py v3:2x2             what kind of TPU that is
     python compiler.py v3:2x2 step.hlo    what compiling for all its cores gives
 
-A process of its own, since that compiler may abort, and holds a lock as long as it lives. Prints
-one line of JSON, {"rejected": reason} if the compiler will not.
+It is a process of its own, because the compiler may abort, and holds a lock while it lives. It
+prints one line of JSON; {"rejected": reason} if the compiler refuses.
 """
 
 import json
@@ -34,7 +34,7 @@ _TOO_LARGE = """func.func public @main(%a: tensor<1099511627776xf32>) -> tensor<
 
 
 def describe(topology: str) -> dict:
-    """What libtpu says of a topology, as a dict for JSON; sizes in bytes, of one core."""
+    """What libtpu says of a topology, as a dict for JSON; sizes in bytes per core."""
     devices = _devices(topology)
     try:
         _compile(_TOO_LARGE, devices[:1])
@@ -59,7 +59,7 @@ def compile_hlo(hlo: bytes, topology: str) -> dict:
       topology: As libtpu names it, "v3:2x2".
 
     Returns:
-      A dict for JSON; sizes in bytes, of one core.
+      A dict for JSON; sizes in bytes per core.
 
     Raises:
       Exception: The compiler's, with its reason.

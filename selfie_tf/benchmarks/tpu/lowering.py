@@ -61,7 +61,7 @@ class _Extended(one_device_strategy.OneDeviceExtended):
         value = tf.convert_to_tensor(value)
         if self._replicas == 1:
             return value
-        # The operation takes no float64; that there is some, `find_problems` sees all the same.
+        # The operation takes no float64. `find_problems` finds it all the same.
         narrow = tf.cast(value, tf.float32) if value.dtype == tf.float64 else value
         summed = gen_xla_ops.xla_all_reduce(
             input=narrow,
@@ -88,8 +88,8 @@ class Lowered:
       all_reduces: Sums over replicas.
       variables_updated: Variables of which the step makes new values.
       batch_bytes: Size of one core's batch, as it comes from the host.
-      batch_dtypes: Names of the dtypes of its tensors, as the batch is structured.
-      problems: What a TPU's compiler would take and a TPU's step should not have, in words.
+      batch_dtypes: Names of the dtypes of its tensors, in the structure of the batch.
+      problems: What a TPU's compiler would accept but a step on a TPU should not have, in words.
     """
 
     serialize: Callable[[], bytes]
@@ -176,14 +176,14 @@ _HOST = ("infeed", "outfeed", "send", "recv")
 
 
 def find_problems(hlo: str, summed=()) -> list:
-    """Finds in HLO text what a TPU's compiler takes and a TPU's train step should not have.
+    """Finds in HLO text what a TPU's compiler accepts but a step on a TPU should not have.
 
     Args:
       hlo: Before any optimization.
       summed: Shapes of what must be summed over the cores, each by itself.
 
     Returns:
-      lines of text.
+      One line of text per problem.
     """
     problems = []
     sums = re.findall(r"= \w+\[([\d,]*)\]\S* all-reduce\(", hlo)

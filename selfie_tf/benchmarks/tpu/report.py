@@ -36,10 +36,10 @@ def table(runs: list) -> str:
     """Formats the files of `check-tpu --json` as a Markdown table.
 
     Args:
-      runs: Dicts, one a config.
+      runs: Dicts, one per config.
 
     Returns:
-      A row for each config and topology; sizes in GiB, of one core.
+      One row per config and topology; sizes in GiB per core.
     """
     lines = ["| " + " | ".join(_HEAD) + " |", "|" + "---|" * len(_HEAD)]
     for run in runs:
