@@ -1,4 +1,4 @@
-"""What holds for every pretraining model: batches, bits, resuming, replicas, saving, exporting."""
+"""What holds for every pretraining model: batches, bits, resuming, replicas, saving."""
 
 import dataclasses
 import random
@@ -167,7 +167,7 @@ def test_a_run_reports_its_progress_and_its_end(kind, whole):
 
 
 def test_a_killed_process_is_resumed_with_the_same_bits(kind, whole, tmp_path):
-    """By a command in this process, as `whole` was made: a process computes the very same."""
+    """By a command in this process, as `whole` was made: a process computes the same bits."""
     flags = [*kind.flags, "--config.train.log_every=1", f"--workdir={tmp_path}"]
     process = start(*flags)
     wait_for_log(tmp_path, random.Random(time.time_ns()).randrange(7, STEPS - 1), process)

@@ -2,20 +2,13 @@
 
 import json
 import os
-import shutil
 import signal
-import socket
-import types
-import zlib
 
 import pytest
-import tensorflow as tf
 
 from selfie_tf.benchmarks.replicas import free_ports
 from selfie_tf.distribution import strategy as distribution
-from selfie_tf.distribution import tf_config
-from selfie_tf.errors import UserError, first_line
-from selfie_tf.training.run import Run
+from selfie_tf.training.progress import ProgressLog
 
 from helpers import (
     PARITY,
@@ -23,31 +16,28 @@ from helpers import (
     TINY,
     TINY_PATCHFORMER,
     assert_close,
+    copy_unfinished,
     end,
+    fails,
     finish_workers,
     log_points,
+    result_of,
     start,
     start_workers,
-    wait_for,
+    wait_for_log,
 )
 
 # Saved every four steps, and logged, so that a run can be killed where one wants it.
-EVERY = "--config.train.checkpoint_every=4"
 FLAGS = {
-    "selfie": [*TINY, *SELFIE_PARITY, EVERY],
-    "patchformer": [*TINY_PATCHFORMER, *PARITY, EVERY],
+    "selfie": [*TINY, *SELFIE_PARITY],
+    "patchformer": [*TINY_PATCHFORMER, *PARITY],
 }
 
 
-def wait_for_log(workdir, step, process):
-    path = workdir / "metrics.jsonl"
-    wait_for(lambda: path.exists() and f'"step": {step},' in path.read_text(), process, 300)
-
-
 @pytest.fixture(scope="module")
-def one_replica(finished):
+def one_replica(shared):
     """{method: work directory of the same run in one process}."""
-    return {method: finished(flags) for method, flags in FLAGS.items()}
+    return {method: shared(flags) for method, flags in FLAGS.items()}
 
 
 @pytest.mark.timeout(1500)
@@ -85,9 +75,7 @@ def test_workers_killed_one_and_all_end_as_one_replica(
     assert [point["step"] for point in log_points(tmp_path)] == [4, 8, 12, 16]
     kept = sorted(os.listdir(tmp_path / "checkpoints"))
     assert kept == ["step-00000008", "step-00000012", "step-00000016"]
-    found, expected = (
-        json.loads((path / "result.json").read_text()) for path in (tmp_path, one_replica[method])
-    )
+    found, expected = result_of(tmp_path), result_of(one_replica[method])
     assert found["held_out_loss"] == pytest.approx(expected["held_out_loss"], abs=1e-5)
     assert found["resumed_at"] >= 8
 
@@ -100,9 +88,7 @@ def test_workers_killed_one_and_all_end_as_one_replica(
     ],
 )
 def test_workers_that_differ_stop(own, expected, one_replica, tmp_path):
-    shutil.copytree(one_replica["selfie"], tmp_path / "one")
-    (tmp_path / "one" / "result.json").unlink()
-    shutil.rmtree(tmp_path / "one" / "checkpoints" / "step-00000016")
+    copy_unfinished(one_replica["selfie"], tmp_path / "one", 16)
     own = [[flag.format(tmp=tmp_path) for flag in flags] for flags in own]
     processes = start_workers(*FLAGS["selfie"], f"--workdir={tmp_path}/shared", own=own)
     try:
@@ -139,14 +125,6 @@ def test_a_worker_alone_names_whom_it_waits_for_and_can_be_ended(signum, code, t
         end([process])
 
 
-def test_a_worker_that_cannot_listen_says_so(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        own = f"127.0.0.1:{taken.getsockname()[1]}"
-        place = {"cluster": {"worker": [own, "a:1"]}, "task": {"type": "worker", "index": 0}}
-        with pytest.raises(UserError, match=f"cannot listen at {own}.*in use.*still running"):
-            tf_config.wait_for_workers(json.dumps(place))
-
-
 def test_sigterm_while_a_worker_starts_ends_it(tmp_path):
     """TensorFlow has a handler of its own then, that only notes it."""
     first, second = start_workers(*TINY, f"--workdir={tmp_path}")
@@ -161,36 +139,18 @@ def test_sigterm_while_a_worker_starts_ends_it(tmp_path):
         end([first, second])
 
 
-def test_the_first_line_of_an_error_says_what_and_not_where():
-    message = "{{function_node f_device_/job:worker/task:1}} Collective ops is aborted by: x\nmore"
-    assert first_line(ValueError(message)) == "Collective ops is aborted by: x"
-    message = """Graph execution error:
+def test_a_signal_to_a_worker_ends_it_at_once_and_saves_nothing(tmp_path, monkeypatch):
+    """It cannot save alone: reading the variables takes all workers."""
+    advance = ProgressLog.advance
 
-    Detected at node R defined at (most recent call last):
-      File "a", line 1, in <module>
+    def signal_at_step_5(self, step):
+        advance(self, step)
+        if step == 5:
+            signal.raise_signal(signal.SIGTERM)
 
-    Socket closed
-    [[{{node R}}]]"""
-    assert first_line(ValueError(message)) == "Socket closed"
-
-
-def test_workers_with_other_images_stop(tiny_config, monkeypatch):
-    here = types.SimpleNamespace(fingerprint="these")
-    there = zlib.crc32(b"those")
-
-    def gather(strategy, value):
-        return [value, there if value == zlib.crc32(b"these") else value]
-
-    monkeypatch.setattr(distribution, "gather", gather)
-    run = Run(tiny_config, "runs/x", tf.distribute.get_strategy())
-    run.source = here
-    with pytest.raises(UserError, match="different images in data.name=builtin:shapes"):
-        run._check_workers_agree()
-
-
-def test_a_lost_tpu_is_one_line_that_says_what_to_do(tiny_config, monkeypatch):
-    monkeypatch.setattr(distribution, "is_tpu", lambda strategy: True)
-    error = tf.errors.UnavailableError(None, None, "Socket closed")
-    line = Run(tiny_config, "runs/x", tf.distribute.get_strategy())._explain(error)
-    assert line.startswith("the TPU was lost") and "Socket closed" in line
-    assert "same command" in line
+    monkeypatch.setattr(ProgressLog, "advance", signal_at_step_5)
+    monkeypatch.setattr(distribution, "num_workers", lambda strategy: 2)
+    line = fails("pretrain", *TINY, f"--workdir={tmp_path}", code=143)
+    assert "stopped at step 6; no checkpoint yet" in line
+    assert os.listdir(tmp_path / "checkpoints") == []
+    assert [point["step"] for point in log_points(tmp_path)] == [4]
