@@ -12,7 +12,7 @@ from selfie_tf.evaluation import classes, probes
 from selfie_tf.evaluation.compare import compare
 from selfie_tf.training.load import load_finetuned
 
-from helpers import TINY, TINY_FINETUNE, run
+from helpers import TINY, TINY_FINETUNE, call, fails, read_json, result_of, succeeds
 
 
 def test_confusion_matrix_and_table_match_a_loop(rng):
@@ -71,11 +71,10 @@ def test_a_linear_probe_finds_a_direction_of_small_variance(rng):
 
 @pytest.fixture(scope="module")
 def runs(finished, tmp_path_factory):
+    """Two finetuned runs, a and b, and a pretrained one."""
     root = tmp_path_factory.mktemp("runs")
-    for name, seed in (("a", 0), ("b", 1)):
-        flags = [*TINY_FINETUNE, f"--config.train.seed={seed}", f"--workdir={root / name}"]
-        code, _, err = run(*flags, command="bin/finetune.py")
-        assert code == 0, err
+    finished(TINY_FINETUNE, "finetune").rename(root / "a")
+    finished([*TINY_FINETUNE, "--config.train.seed=1"], "finetune").rename(root / "b")
     finished(TINY).rename(root / "pretrained")
     return root
 
@@ -85,19 +84,14 @@ def is_png(path):
         return picture.format == "PNG"
 
 
-def evaluate(*flags):
-    return run(*flags, command="bin/evaluate.py")
-
-
 def test_a_finetuned_run(runs):
-    code, out, err = evaluate(f"--workdir={runs}/a")
-    assert code == 0, err
-    result = json.loads((runs / "a" / "evaluation.json").read_text())
+    out = succeeds("evaluate", f"--workdir={runs}/a")
+    result = read_json(runs / "a" / "evaluation.json")
     images, labels = synthetic.draw_shapes(np.arange(5000, 6000), 16)
     answers = load_finetuned(str(runs / "a")).predict(images, verbose=0).argmax(-1)
     expected = classes.confusion_matrix(labels, answers, 10)
     assert np.abs(np.array(result["confusion_matrix"]) - expected).sum() <= 4  # rounding
-    known = json.loads((runs / "a" / "result.json").read_text())
+    known = result_of(runs / "a")
     assert result["test_top1"] == pytest.approx(known["test_top1"], abs=2e-3)
     assert f"test top1 {result['test_top1']:.4f}" in out
     assert all(name in out for name in synthetic.CLASS_NAMES)
@@ -106,10 +100,8 @@ def test_a_finetuned_run(runs):
 
 def test_a_pretrained_run(runs, tmp_path):
     flags = [f"--workdir={runs}/pretrained", f"--output={tmp_path}", "--train_images=300"]
-    code, out, err = evaluate(*flags)
-    assert code == 0, err
-    result = json.loads((tmp_path / "evaluation.json").read_text())
-    known = json.loads((runs / "pretrained" / "result.json").read_text())
+    out = succeeds("evaluate", *flags)
+    result, known = read_json(tmp_path / "evaluation.json"), result_of(runs / "pretrained")
     for key in ("held_out_patch_accuracy", "held_out_patch_accuracy_uncropped"):
         assert result[key] == pytest.approx(known[key], abs=0.02)
     probes = result["probes"]
@@ -132,12 +124,9 @@ def save_images(folder, names):
 def test_other_data_is_evaluated_by_name(runs, tmp_path):
     save_images(tmp_path / "images", ["cat", "dog"])
     data = f"--data_name=folder:{tmp_path}/images"
-    code, out, err = evaluate(f"--workdir={runs}/pretrained", f"--output={tmp_path}/p", data)
-    assert code == 0, err
+    out = succeeds("evaluate", f"--workdir={runs}/pretrained", f"--output={tmp_path}/p", data)
     assert "20 nearest neighbours" in out and f"folder:{tmp_path}/images" in out
-    code, _, err = evaluate(f"--workdir={runs}/a", f"--output={tmp_path}/f", data)
-    line = err.splitlines()[-1]
-    assert code == 1 and line.startswith("error: ") and "Traceback" not in err
+    line = fails("evaluate", f"--workdir={runs}/a", f"--output={tmp_path}/f", data)
     assert "has the classes cat, dog" in line and "disc, ring" in line
 
 
@@ -146,44 +135,35 @@ def test_a_folder_that_has_changed_is_refused(runs, tmp_path):
     save_images(tmp_path / "images", ["cat", "dog"])
     data = f"--config.data.name=folder:{tmp_path}/images"
     flags = [*TINY_FINETUNE, data, "--config.data.label_fraction=1", "--config.train.steps=5"]
-    code, _, err = run(*flags, f"--workdir={tmp_path}/run", command="bin/finetune.py")
-    assert code == 0, err
+    succeeds("finetune", *flags, f"--workdir={tmp_path}/run")
     for path in (tmp_path / "images").rglob("*.png"):
         path.write_bytes(b"nothing")
-    code, _, err = evaluate(f"--workdir={tmp_path}/run")
-    assert code == 1 and "Traceback" not in err
-    assert err.splitlines()[-1].startswith("error: ") and "corrupt_budget" in err.splitlines()[-1]
+    assert "corrupt_budget" in fails("evaluate", f"--workdir={tmp_path}/run")
     (tmp_path / "images" / "cat" / "0.png").rename(tmp_path / "images" / "cat" / "new.png")
-    code, _, err = evaluate(f"--workdir={tmp_path}/run")
-    line = err.splitlines()[-1]
-    assert code == 1 and line.startswith("error: ") and "other images than the run" in line
+    assert "other images than the run" in fails("evaluate", f"--workdir={tmp_path}/run")
 
 
 def test_an_output_that_cannot_be_is_noticed_at_once(runs, tmp_path):
     (tmp_path / "file").write_text("")
-    code, out, err = evaluate(f"--workdir={runs}/a", f"--output={tmp_path}/file")
-    line = err.splitlines()[-1]
-    assert (
-        code == 1 and f"--output={tmp_path}/file cannot be written" in line and "recall" not in out
-    )
+    code, out, err = call("evaluate", f"--workdir={runs}/a", f"--output={tmp_path}/file")
+    assert code == 1 and "recall" not in out
+    assert f"--output={tmp_path}/file cannot be written" in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("name", ["bogus", "bogus:x"])
 def test_data_names_that_are_none(runs, tmp_path, name):
-    code, _, err = evaluate(f"--workdir={runs}/a", f"--output={tmp_path}", f"--data_name={name}")
-    line = err.splitlines()[-1]
-    assert code == 1 and f"data.name='{name}': expected" in line and "tfds:" in line
+    flags = [f"--workdir={runs}/a", f"--output={tmp_path}", f"--data_name={name}"]
+    line = fails("evaluate", *flags)
+    assert f"data.name='{name}': expected" in line and "tfds:" in line
 
 
 def test_runs_that_are_not_there(tmp_path):
-    code, _, err = evaluate(f"--workdir={tmp_path}")
-    assert code == 1 and "no config.json in it" in err.splitlines()[-1]
-    code, _, err = evaluate()
-    assert code == 1 and "--workdir is missing" in err.splitlines()[-1]
+    assert "no config.json in it" in fails("evaluate", f"--workdir={tmp_path}")
+    assert "--workdir is missing" in fails("evaluate")
 
 
 def test_comparison_of_means_and_deviations(runs, tmp_path):
-    results = [json.loads((runs / x / "result.json").read_text()) for x in "ab"]
+    results = [result_of(runs / x) for x in "ab"]
     paths = [("two seeds", str(runs / x)) for x in "ab"] + [("one", str(runs / "a"))]
     table = compare(paths, str(tmp_path / "new" / "x.png"))
     values = np.array([r["test_top1"] for r in results])
@@ -196,11 +176,11 @@ def test_comparison_of_means_and_deviations(runs, tmp_path):
 
 
 def test_comparison_names_what_else_differs(runs, tmp_path):
-    config = json.loads((runs / "a" / "config.json").read_text())
+    config = read_json(runs / "a" / "config.json")
     config["train"]["steps"] = 7
     config["init_from"] = "elsewhere"
     (tmp_path / "config.json").write_text(json.dumps(config))
-    result = json.loads((runs / "a" / "result.json").read_text())
+    result = result_of(runs / "a")
     (tmp_path / "result.json").write_text(json.dumps(result))
     table = compare([("a", str(runs / "a")), ("b", str(tmp_path))])
     assert "note: the runs also differ in train.steps" in table
@@ -219,8 +199,7 @@ def test_comparison_names_what_else_differs(runs, tmp_path):
     ],
 )
 def test_comparison_of_nothing(value, expected):
-    code, _, err = run(f"--runs={value}", command="bin/compare.py")
-    assert code == 1 and expected in err.splitlines()[-1] and "Traceback" not in err
+    assert expected in fails("compare", f"--runs={value}")
 
 
 def test_a_pretraining_run_is_no_finetuning_run(runs):
