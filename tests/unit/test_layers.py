@@ -152,7 +152,8 @@ def test_dropout_follows_a_training_tensor():
     assert (layer(tf.ones([8, 8]), training=tf.constant(True)).numpy() == 0).any()
 
 
-def test_attention_weights_of_bfloat16_scores_are_rounded_once(rng, built):
+def test_attention_weights_of_bfloat16_scores_are_rounded_once(rng, built, monkeypatch):
+    """And their softmax is one of float32: on CPUs that of bfloat16 happens to round once, too."""
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
         layer = built(MultiHeadAttention(2), [None, 64, 8])
@@ -162,7 +163,10 @@ def test_attention_weights_of_bfloat16_scores_are_rounded_once(rng, built):
     seen = []
     layer.dropout.call = lambda weights, training=None: seen.append(weights) or weights
     x = tf.constant(rng.normal(size=[4, 64, 8]), tf.bfloat16)
+    softmax, dtypes = tf.nn.softmax, []
+    monkeypatch.setattr(tf.nn, "softmax", lambda x: dtypes.append(x.dtype) or softmax(x))
     layer(x)
+    assert dtypes == [tf.float32]
 
     def split(x):  # [4, 64, 8] -> [4, 2, 64, 4]
         return tf.transpose(tf.reshape(x, [4, 64, 2, 4]), [0, 2, 1, 3])
