@@ -14,6 +14,8 @@ from selfie_tf.config.base import (
 from selfie_tf.config.fields import bounded, choice, switch, text
 from selfie_tf.errors import UserError
 
+MIN_PATCHFORMER_BATCH = 8  # images whose pooled vectors are normalised together
+
 
 @dataclasses.dataclass
 class LabelledDataConfig(ImagesConfig):
@@ -123,6 +125,12 @@ class FinetuneConfig(RunConfig):
             raise UserError(
                 "model.patch_by_patch=True is for model.head=resnet36_attention; patchformer sees "
                 "patches anyway"
+            )
+        if m.head == "patchformer" and self.train.batch_size < MIN_PATCHFORMER_BATCH:
+            raise UserError(
+                f"train.batch_size={self.train.batch_size}: expected at least "
+                f"{MIN_PATCHFORMER_BATCH} with model.head=patchformer, which normalises one vector "
+                "per image over the batch; give a larger batch, or --config.model.head=resnet50"
             )
         given = {
             "label_fraction": d.label_fraction != 1,

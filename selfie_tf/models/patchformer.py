@@ -252,7 +252,8 @@ class PatchFormerClassifier(ImageClassifier):
 
     Attributes:
       encoder: A `PatchEncoder`.
-      residual: A `BottleneckUnit` like those of P, on the pooled vector.
+      residual: A `BottleneckUnit` like those of P, on the pooled vector. With several replicas its
+        batch statistics are taken over all of them, whatever `norm_synchronized` is.
       head: The dense layer.
 
     Raises:
@@ -287,10 +288,13 @@ class PatchFormerClassifier(ImageClassifier):
         # The first dropout seed that no block has: each block, and the pooling's, has three.
         seed = 3 * (network.first_block_seed + network.attention_layers + 1)
         self.patch_dropout = PatchDropout(mask_ratio, seed, name="patch_dropout")
+        # Here batch normalisation sees one vector per image. Statistics of the few images of one
+        # replica would be no use: with a single image the unit's branch would be 0 in training.
+        several = tf.distribute.get_strategy().num_replicas_in_sync > 1
         self.residual = BottleneckUnit(
             self.encoder.hidden_dim // EXPANSION,
             norm_momentum=network.norm_momentum,
-            synchronized=network.norm_synchronized,
+            synchronized=network.norm_synchronized or several,
             name="residual",
         )
         self.dropout = StatelessDropout(network.dropout_rate, seed + 1, name="dropout")

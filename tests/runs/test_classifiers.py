@@ -1,5 +1,8 @@
 """What holds for both classifiers: Keras's fit, evaluate and predict, get_config, saving."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,7 +12,7 @@ from selfie_tf.losses import classification_loss
 from selfie_tf.models.classifier import ResNetClassifier
 from selfie_tf.models.patchformer import PatchFormerClassifier
 
-from helpers import constructor_defaults
+from helpers import ROOT, constructor_defaults
 
 # An argument each, but for those of `constructor_defaults`.
 ARGUMENTS = {
@@ -82,3 +85,46 @@ def test_models_are_saved_and_loaded(kind, model, images, tmp_path):
     loaded = keras.models.load_model(path, custom_objects={kind.__name__: kind})
     np.testing.assert_array_equal(loaded(images, training=False), expected)
     assert loaded.get_config() == model.get_config()
+
+
+def test_the_unit_behind_patchformers_pooling_sees_the_vectors_of_all_replicas():
+    """With one vector per replica, of which the replica's own statistics would leave nothing.
+
+    In a process of its own, because a process can be split into replicas only once.
+    """
+    code = f"""
+import sys; sys.path.insert(0, {ROOT!r})
+import selfie_tf, numpy as np, tensorflow as tf
+from selfie_tf.distribution.strategy import make_strategy
+from selfie_tf.layers.resnet import BottleneckUnit
+from selfie_tf.models.patchformer import PatchFormerClassifier
+strategy = make_strategy(virtual_devices=2)
+with strategy.scope():
+    model = PatchFormerClassifier(5, 16, grid=4, width=2, attention_layers=1, num_heads=2)
+    model.build()
+assert model.residual.synchronized and not model.patch_network.synchronized
+vectors = np.random.default_rng(3).normal(2, 3, [2, 1, 1, 32]).astype(np.float32)
+values = strategy.experimental_distribute_values_from_function(
+    lambda context: tf.constant(vectors[context.replica_id_in_sync_group][None])
+)
+alone = BottleneckUnit(8, synchronized=True)
+alone.build([None, 1, 1, 32])
+alone.set_weights([v.numpy() for v in model.residual.weights])
+step = tf.function(lambda x: strategy.run(model.residual, args=(x,), kwargs=dict(training=True)))
+found = np.concatenate(strategy.experimental_local_results(step(values)))
+norm = model.residual.norm1.norm
+mean, variance = 0.1 * vectors.mean((0, 1, 2)), 0.9 + 0.1 * vectors.var((0, 1, 2))
+np.testing.assert_allclose(norm.moving_mean, mean, rtol=1e-4, atol=1e-5)
+np.testing.assert_allclose(norm.moving_variance, variance, rtol=1e-4)
+np.testing.assert_allclose(found, alone(vectors, training=True), rtol=1e-3, atol=1e-3)
+assert np.abs(found - vectors).max() > 0.1  # the branch is not 0
+print("of all replicas")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "of all replicas", done.stderr
+
+
+def test_on_one_replica_the_unit_is_as_the_config_says():
+    for synchronized in (False, True):
+        model = PatchFormerClassifier(5, norm_synchronized=synchronized)
+        assert model.residual.synchronized == synchronized

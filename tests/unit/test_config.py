@@ -97,6 +97,10 @@ def test_patchformer_configs_that_cannot_work(values, expected):
             ["mask_ratio=0.01 leaves out 0 of 16 patches"],
         ),
         ({"model.head": "patchformer", "model.patch_by_patch": True}, ["patch_by_patch=True"]),
+        (
+            {"model.head": "patchformer", "train.batch_size": 7},
+            ["train.batch_size=7: expected at least 8", "head=patchformer", "head=resnet50"],
+        ),
         ({"model.label_smoothing": -0.1}, ["label_smoothing=-0.1"]),
     ],
 )
@@ -105,6 +109,11 @@ def test_finetuning_configs_that_cannot_work(values, expected):
         changed(FinetuneConfig, values).validate()
     for part in expected:
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("head, size", [("patchformer", 8), ("resnet50", 1)])
+def test_small_batches_that_work(head, size):
+    changed(FinetuneConfig, {"model.head": head, "train.batch_size": size}).validate()
 
 
 @pytest.mark.parametrize(
