@@ -2,8 +2,9 @@
 
     python bin/pretrain.py --config=configs/selfie_imagenet32.py --workdir=runs/imagenet32
 
-As CIFAR-10 (8x8 patches, learned positions) with batch 1024. Expected cost: 120 000 steps of 1024
-images, about 7.5 GFLOP an image. Result: not measured.
+As CIFAR-10 (8x8 patches, learned positions) with batch 1024. The images are those that
+configs/finetune_imagenet32.py reads, all of ImageNet shrunk with a box filter. Expected cost:
+120 000 steps of 1024 images, about 7.5 GFLOP an image. Result: not measured.
 """
 
 from selfie_tf.config import SelfieConfig
@@ -11,7 +12,7 @@ from selfie_tf.config import SelfieConfig
 
 def get_config() -> SelfieConfig:
     config = SelfieConfig()
-    config.data.name = "tfds:downsampled_imagenet/32x32"
+    config.data.name = "tfds:imagenet_resized/32x32"
     config.data.image_size = 32
     config.data.crop = "pad"
     config.patches.size = 8

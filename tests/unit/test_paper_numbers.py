@@ -92,7 +92,7 @@ PAPER = {
     "selfie_imagenet32": {
         **SELFIE_PRETRAINING,
         **SMALL_IMAGES,
-        "data.name": "tfds:downsampled_imagenet/32x32",
+        "data.name": "tfds:imagenet_resized/32x32",
         "train.batch_size": 1024,  # S 3.2
     },
     "selfie_imagenet224": {
@@ -157,12 +157,31 @@ PAPER = {
 }
 
 
+def read(name):
+    path = os.path.join(ROOT, "configs", f"{name}.py")
+    return flatten(runpy.run_path(path)["get_config"]())
+
+
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_numbers(name):
-    path = os.path.join(ROOT, "configs", f"{name}.py")
-    config = flatten(runpy.run_path(path)["get_config"]())
+    config = read(name)
     expected = PAPER[name]
     assert {key: config[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "pretraining, finetuning",
+    [
+        ("selfie_cifar10", "finetune_cifar10"),
+        ("selfie_imagenet32", "finetune_imagenet32"),
+        ("selfie_imagenet224", "finetune_imagenet224"),
+        ("patchformer_imagenet224", "finetune_patchformer_imagenet224"),
+    ],
+)
+def test_finetuning_reads_the_images_of_the_pretraining(pretraining, finetuning):
+    """Another copy of a dataset may have been shrunk in another way."""
+    for key in ("data.name", "data.image_size"):
+        assert read(pretraining)[key] == read(finetuning)[key]
 
 
 @pytest.mark.parametrize(
