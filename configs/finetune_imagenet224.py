@@ -3,10 +3,11 @@
     python bin/finetune.py --config=configs/finetune_imagenet224.py --workdir=runs/imagenet224_5 \
         --config.init_from=runs/imagenet224 --config.data.label_fraction=0.05 --data_dir=...
 
-ResNet-50 with ResNet's ImageNet stem. Random resized crops and mirroring in training, the central
-7/8 of the shorter side at test, as is usual. The paper's fractions are 0.02 (Figure 4 only), 0.05,
-0.1, 0.2 and 1. A labelled part is held in memory as it is stored (about 110 KB an image); the whole
-training set is streamed. Expected cost: 120 000 steps of 1024 images. Result: not measured.
+ResNet-50 with ResNet's ImageNet stem. Random resized crops of 8 % of the area or more and mirroring
+in training, the central 7/8 of the shorter side at test, as is usual. The paper's fractions are
+0.02 (Figure 4 only), 0.05, 0.1, 0.2 and 1. A labelled part is held in memory as it is stored (about
+110 KB an image); the whole training set is streamed. Expected cost: 120 000 steps of 1024 images.
+Result: not measured.
 """
 
 from selfie_tf.config import FinetuneConfig
@@ -18,6 +19,7 @@ def get_config() -> FinetuneConfig:
     config.data.image_size = 224
     config.data.test_split = "validation"  # TFDS's test split has no labels
     config.data.crop = "random_resized"
+    config.data.min_crop_area = 0.08
     config.data.test_crop = 0.875
     config.data.flip = True
     config.data.shuffle_buffer = 16_384

@@ -99,6 +99,7 @@ PAPER = {
         **SELFIE_PRETRAINING,
         **LARGE_IMAGES,
         "data.name": "tfds:imagenet2012",
+        "data.min_crop_area": 0.2,  # ours
         "train.batch_size": 1024,  # S 3.2
     },
     "finetune_cifar10": {
@@ -119,6 +120,7 @@ PAPER = {
         **SELFIE_FINETUNING,
         **LARGE_IMAGES,
         "data.name": "tfds:imagenet2012",
+        "data.min_crop_area": 0.08,  # ours, the usual value of supervised training
         "data.test_split": "validation",
         "data.test_crop": 0.875,  # ours, the usual 224 of 256
         "train.batch_size": 1024,  # S 3.2
@@ -126,6 +128,7 @@ PAPER = {
     "patchformer_imagenet224": {
         **PATCHFORMER,
         "method": "patchformer",
+        "data.min_crop_area": 0.2,  # ours
         "patches.mask_ratio": 0.6,  # PF 2.1
         "patches.mask_block": 2,  # PF 2.1: a 7x7 grid, upsampled
         "patches.target": "center_crop",  # PF 2.1
@@ -151,6 +154,7 @@ PAPER = {
         "model.label_smoothing": 0.1,  # PF 2.2: "soft labels"; the size is ours
         "optimizer.warmup_steps": 500,  # ours
         "train.steps": 30_000,  # ours
+        "data.min_crop_area": 0.08,  # ours, the usual value of supervised training
         "data.test_split": "validation",
         "data.test_crop": 0.875,
     },
