@@ -155,25 +155,26 @@ def put_levels(batch: dict, levels: np.ndarray, grid: int, num_levels: int) -> n
     return arrange({**batch, "target_patches": patches}, right, grid, border=False)
 
 
-def draw_curves(path, points: list, accuracy: str, baselines: dict) -> None:
+def draw_curves(path, points: list, accuracy: str, baselines: dict, more=()) -> None:
     """Draws loss and accuracy over steps as a PNG.
 
     Args:
       path: A file name, or a file that is open for writing.
       points: Dicts with `step`, `loss` and the accuracy, as in metrics.jsonl.
       accuracy: Name of the accuracy metric.
-      baselines: {"loss" or `accuracy`: {label: value}}, what is reached without learning.
+      baselines: {metric: {label: value}}, what is reached without learning.
+      more: Names of more metrics to draw, a panel each.
     """
-    figure, axes = _subplots(2, 8, 3)
+    names = ["loss", accuracy, *more]
+    figure, axes = _subplots(len(names), 4 * len(names), 3)
     steps = [point["step"] for point in points]
-    for axis, key, label in (
-        (axes[0], "loss", "loss (nats)"),
-        (axes[1], accuracy, accuracy.replace("_", " ")),
-    ):
+    for axis, key in zip(axes, names, strict=True):
         axis.plot(steps, [point[key] for point in points], linewidth=1.2)
         axis.set_xlabel("step")
-        axis.set_ylabel(label)
+        axis.set_ylabel(key.replace("_", " ") + " (nats)" * key.endswith("loss"))
         axis.grid(alpha=0.3)
+        if key == accuracy or key.endswith("_accuracy"):
+            axis.set_ylim(0, 1)
         styles = itertools.cycle(("--", ":", "-."))
         for style, (name, value) in zip(styles, baselines.get(key, {}).items()):
             axis.axhline(value, color="0.5", linestyle=style, linewidth=1, label=name)
@@ -182,7 +183,6 @@ def draw_curves(path, points: list, accuracy: str, baselines: dict) -> None:
     losses = [point["loss"] for point in points]
     if max(losses) > 10 * min(losses) > 0:  # plain dot products start at hundreds
         axes[0].set_yscale("log")
-    axes[1].set_ylim(0, 1)
     _save(figure, path)
 
 

@@ -1,4 +1,4 @@
-"""Losses and accuracies: of hidden patches, of pixels and of images; and the L2 penalty."""
+"""Losses and accuracies: of hidden patches, pixels, images and their views; the L2 penalty."""
 
 import tensorflow as tf
 
@@ -30,6 +30,46 @@ def patch_accuracy(logits: tf.Tensor) -> tf.Tensor:
     positions = tf.range(tf.shape(logits)[1], dtype=tf.int32)
     chosen = tf.argmax(logits, axis=-1, output_type=tf.int32)  # [B, T]
     return tf.reduce_mean(tf.cast(chosen == positions, tf.float32), axis=-1)
+
+
+def nt_xent(z1: tf.Tensor, z2: tf.Tensor, temperature: float, all_replicas: bool = False) -> tuple:
+    """Compares each view of an image with all other views: SimCLR's NT-Xent (Chen et al. 2020).
+
+    A view's logits are its cosines with all views but itself, divided by the temperature. The right
+    choice is the other view of the same image.
+
+    Args:
+      z1: float32 `[B, E]`, the first view of each image.
+      z2: float32 `[B, E]`, the second view.
+      temperature: What cosines are divided by.
+      all_replicas: Whether the views of all replicas are compared, not only those of the same one.
+        Every replica must call this in replica context, with the same B. The gradient then counts
+        what the views contribute to the losses of other replicas.
+
+    Returns:
+      Two float32 `[B]`, each averaged over an image's two views: the cross-entropy in nats, and
+      whether the right view has the largest logit.
+    """
+    z = tf.math.l2_normalize(tf.concat([z1, z2], axis=0), axis=-1)  # [2B, E]
+    count = tf.shape(z)[0]
+    own = tf.range(count)  # the columns of these views
+    others = z
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if all_replicas and replicas > 1:
+        context = tf.distribute.get_replica_context()
+        replica = tf.cast(context.replica_id_in_sync_group, tf.int32)
+        # The sum of blocks that are zero but for each replica's own: static shapes on TPUs, and
+        # each strategy can sum.
+        block = tf.one_hot(replica, replicas, dtype=z.dtype)[:, None, None] * z  # [R, 2B, E]
+        others = tf.reshape(context.all_reduce("sum", block), [-1, z.shape[-1]])  # [R * 2B, E]
+        own += replica * count
+    logits = tf.matmul(z, others, transpose_b=True) / temperature  # [2B, 2B] or [2B, R * 2B]
+    itself = tf.range(tf.shape(others)[0]) == own[:, None]
+    logits = tf.where(itself, tf.constant(-1e9, z.dtype), logits)
+    right = tf.roll(own, count // 2, axis=0)
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(right, logits)  # [2B]
+    both = [tf.reshape(x, [2, -1]) for x in (losses, top_k(logits, right, 1))]  # [2, B]
+    return tuple(tf.reduce_mean(x, axis=0) for x in both)
 
 
 def classification_loss(

@@ -29,7 +29,7 @@ def gflop_per_image(config: PretrainConfig | FinetuneConfig, num_classes: int = 
       4 of 9 taps are real), so the figure compares implementations by images/s;
     - an attention block, see `attention_block_flop`;
     - Selfie's logits: 2 T^2 D;
-    - a classifier's last layer: 2 D times the number of classes.
+    - a dense layer from c to d channels: 2 c d.
 
     Element-wise work, normalisation, the position look-up and the optimizer are left out.
 

@@ -1,5 +1,6 @@
 """Every number that affects a result. Importing this does not import TensorFlow."""
 
+from selfie_tf.config.augment import AugmentConfig
 from selfie_tf.config.base import (
     NETWORK_KEYS,
     DataConfig,
@@ -19,13 +20,13 @@ from selfie_tf.config.finetune import (
     FinetuneLoopConfig,
     LabelledDataConfig,
 )
-from selfie_tf.config.patchformer import (
-    AugmentConfig,
-    MasksConfig,
-    PatchFormerConfig,
-    PatchFormerModelConfig,
+from selfie_tf.config.patchformer import MasksConfig, PatchFormerConfig, PatchFormerModelConfig
+from selfie_tf.config.selfie import (
+    PatchesConfig,
+    SelfieConfig,
+    SelfieModelConfig,
+    ViewsConfig,
 )
-from selfie_tf.config.selfie import PatchesConfig, SelfieConfig, SelfieModelConfig
 from selfie_tf.config.serialize import (
     Key,
     flatten,
@@ -60,6 +61,7 @@ __all__ = [
     "RunConfig",
     "SelfieConfig",
     "SelfieModelConfig",
+    "ViewsConfig",
     "flatten",
     "from_dict",
     "keys",

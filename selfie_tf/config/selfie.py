@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from selfie_tf.config.augment import AugmentConfig
 from selfie_tf.config.base import (
     INIT_FROM_WORDS,
     DataConfig,
@@ -43,6 +44,36 @@ class SelfieModelConfig(NetworkConfig):
     logit_scale: str = choice(
         "none", ("none", "sqrt_dim"), "none: the paper's dot product; sqrt_dim: over sqrt(D)."
     )
+    jigsaw_weight: float = bounded(
+        1.0, 0, 1e6, "Weight of the paper's loss; 0: training does without the patches and A."
+    )
+    instance_weight: float = bounded(
+        0.0,
+        0,
+        1e6,
+        "Weight of a loss beyond the paper, which tells two views of an image from all other "
+        "images'; 0: off, as in the paper.",
+    )
+    temperature: float = bounded(
+        0.2, 1e-3, 1e3, "instance_weight: the cosine of two views is divided by it."
+    )
+    projection_dim: int = bounded(
+        128, 1, 2**17, "instance_weight: width of the projected views that are compared."
+    )
+    negatives: str = choice(
+        "replica",
+        ("replica", "all"),
+        "instance_weight: the other images of the same replica, or of all replicas.",
+    )
+
+
+@dataclasses.dataclass
+class ViewsConfig(AugmentConfig):
+    """Two views of each training image for `model.instance_weight`: random crops with noise."""
+
+    min_crop_area: float = bounded(
+        0.2, 1e-3, 1, "Smallest fraction of the image's area that a view keeps."
+    )
 
 
 @dataclasses.dataclass
@@ -54,6 +85,17 @@ class SelfieConfig(PretrainConfig):
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     patches: PatchesConfig = dataclasses.field(default_factory=PatchesConfig)
     model: SelfieModelConfig = dataclasses.field(default_factory=SelfieModelConfig)
+    views: ViewsConfig = dataclasses.field(  # strengths as SimCLR's on CIFAR-10
+        default_factory=lambda: ViewsConfig(
+            jitter=0,
+            brightness=0.4,
+            contrast=0.4,
+            saturation=0.4,
+            hue=0.1,
+            flip_rate=0.5,
+            min_bits=8,
+        )
+    )
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     train: PretrainLoopConfig = dataclasses.field(default_factory=PretrainLoopConfig)
 
@@ -76,8 +118,22 @@ class SelfieConfig(PretrainConfig):
                 f"{self.num_context} context and {self.num_targets} target patches of "
                 f"{self.num_patches}: at least 1 and 2 are needed"
             )
-        if self.model.query == "per_location" and self.model.pooling != "attention":
+        model, size = self.model, self.data.image_size
+        if model.query == "per_location" and model.pooling != "attention":
             raise UserError(
-                f"model.pooling={self.model.pooling}: model.query=per_location attends over the "
-                "context and needs model.pooling=attention"
+                f"model.pooling={model.pooling}: model.query=per_location attends over the context "
+                "and needs model.pooling=attention"
+            )
+        if not model.jigsaw_weight and not model.instance_weight:
+            raise UserError(
+                "model.jigsaw_weight=0 and model.instance_weight=0 leave no loss: set one of them"
+            )
+        if model.instance_weight and self.train.batch_size < 2:
+            raise UserError(
+                "train.batch_size=1: model.instance_weight compares an image with the others of "
+                "its batch, so at least 2 are needed"
+            )
+        if self.views.jitter >= size:
+            raise UserError(
+                f"views.jitter={self.views.jitter}: expected a number from 0 to {size - 1}"
             )

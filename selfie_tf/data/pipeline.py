@@ -13,6 +13,7 @@ def training_batches(
     source,
     config,
     make_input,
+    make_views,
     start_step: int = 0,
     shard: BatchShard | None = None,
     batch_size: int = 0,
@@ -23,6 +24,7 @@ def training_batches(
       source: See `data.make_source`.
       config: A `config.PretrainConfig`.
       make_input: A function from an image to the model's input, see `methods.Method.make_input`.
+      make_views: A function from the uncropped image to more of it, see `Method.make_views`.
       start_step: The step of the first batch.
       shard: The rows of every global batch to yield; all of them by default.
       batch_size: Rows per element, a divisor of `shard.count`; all of them by default.
@@ -37,8 +39,9 @@ def training_batches(
     def cut(position, image, _):
         # Two streams of random numbers per image: even for the crop, odd for the split.
         stream = tf.stack([tf.constant(seed, tf.int64), 2 * position])
+        views = make_views(image, config, stream + [0, 1])
         image = training_image(image, config, stream)
-        return make_input(image, config, stream + [0, 1], training=True)
+        return {**make_input(image, config, stream + [0, 1], training=True), **views}
 
     images = source.train_images(seed, start_step, shard)
     return _batch(images.map(cut, num_parallel_calls=tf.data.AUTOTUNE), batch_size or shard.count)

@@ -40,6 +40,19 @@ class Method:
         """
         raise NotImplementedError
 
+    def make_views(self, image: tf.Tensor, config, seed: tf.Tensor) -> dict:
+        """Turns one training image, before its crop, into more of the input; into none by default.
+
+        Args:
+          image: uint8 `[h, w, 3]`.
+          config: The run's config.
+          seed: int64 `[2]`, the same as for `make_input`.
+
+        Returns:
+          A dict as that of `make_input`, which it is added to.
+        """
+        return {}
+
     def build(self, config) -> keras.Model:
         """Makes the model with all its weights; call it in the strategy's scope."""
         raise NotImplementedError
@@ -92,7 +105,9 @@ class Method:
 
     def training_batches(self, source, config, start_step=0, shard=None, batch_size=0):
         """See `data.pipeline.training_batches`."""
-        return training_batches(source, config, self.make_input, start_step, shard, batch_size)
+        return training_batches(
+            source, config, self.make_input, self.make_views, start_step, shard, batch_size
+        )
 
     def held_out_batches(self, source, config, batch_size: int, limit: int, crop: bool = True):
         """See `data.pipeline.held_out_batches`."""

@@ -5,13 +5,19 @@ import itertools
 import math
 
 import numpy as np
+import tensorflow as tf
 
 from selfie_tf import figures, losses
 from selfie_tf.config import SelfieConfig
+from selfie_tf.data.augment import augment_patches
+from selfie_tf.data.crops import random_resized_crop
 from selfie_tf.methods.base import Method, mean
 from selfie_tf.models import flops
 from selfie_tf.models.selfie import SelfiePretrainer
 from selfie_tf.patches import split_image
+
+# Metrics of training where `model.instance_weight` is on.
+_INSTANCE = ("instance_accuracy", "instance_loss")
 
 
 class Selfie(Method):
@@ -26,12 +32,33 @@ class Selfie(Method):
         """See `Method.make_input` and `patches.split_image`."""
         return split_image(image, config.patches.size, config.num_context, seed)
 
+    def make_views(self, image, config, seed):
+        """See `Method.make_views`: two random crops with noise, if there is an instance loss.
+
+        They are of the uncropped image, whose crop may have a black margin.
+        """
+        if not config.model.instance_weight:
+            return {}
+        # Not the seed itself, which draws the split.
+        one, two, noise = (
+            tf.random.experimental.stateless_fold_in(seed, tf.constant(i, tf.int64))
+            for i in (1, 2, 3)
+        )
+        size, area = config.data.image_size, config.views.min_crop_area
+        views = tf.stack([random_resized_crop(image, size, area, s) for s in (one, two)])
+        return {"views": augment_patches(views, config.views, noise)}  # [2, S, S, 3]
+
     def build(self, config: SelfieConfig) -> SelfiePretrainer:
         """See `Method.build`."""
         model = SelfiePretrainer(
             query=config.model.query,
             pooling=config.model.pooling,
             logit_scale=config.model.logit_scale,
+            jigsaw_weight=config.model.jigsaw_weight,
+            instance_weight=config.model.instance_weight,
+            temperature=config.model.temperature,
+            projection_dim=config.model.projection_dim,
+            negatives=config.model.negatives,
             **config.network_arguments,
         )
         size = config.patches.size
@@ -87,10 +114,24 @@ class Selfie(Method):
         baselines = {"loss": {"chance": -np.log(chance)}, self.accuracy: {"chance": chance}}
         if "margin_baseline" in result:
             baselines[self.accuracy]["the margin alone"] = result["margin_baseline"]
-        figures.draw_curves(file, points, self.accuracy, baselines)
+        shown = [name for name in (self.accuracy, *_INSTANCE) if name in points[0]]
+        if len(shown) > 1:  # the loss is a sum of two
+            del baselines["loss"]
+        figures.draw_curves(file, points, shown[0], baselines, shown[1:])
 
     def forward_flop(self, config: SelfieConfig) -> int:
-        """P on every patch, A over the context, and the logits."""
+        """P on every patch, A over the context, and the logits; P on two views, their projection.
+
+        The similarities of views, a matter of the batch, are left out.
+        """
+        model, dim = config.model, config.model.hidden_dim
+        total = self._jigsaw_flop(config) if model.jigsaw_weight else 0
+        if model.instance_weight:
+            view = flops.patch_network_flop(model.width, model.stem, config.data.image_size)
+            total += 2 * (view + 2 * dim * (dim + model.projection_dim))
+        return total
+
+    def _jigsaw_flop(self, config):
         model, dim, targets = config.model, config.model.hidden_dim, config.num_targets
         patch = flops.patch_network_flop(model.width, model.stem, config.patches.size)
         total = config.num_patches * patch

@@ -12,7 +12,8 @@ class TrainableModel(keras.Model):
     """A Keras model whose training step adds L2 to the loss and counts non-finite steps.
 
     A subclass sets `_arguments` to the arguments of its constructor, calls `_make_metrics`, and
-    implements `loss_and_accuracy`.
+    implements `loss_and_accuracy`; one with more metrics has `more_metrics` and overrides
+    `measure`.
 
     Steps are traced without AutoGraph: no model has Python control flow over tensors, and rewriting
     the source of each layer only takes time.
@@ -44,11 +45,30 @@ class TrainableModel(keras.Model):
         """
         raise NotImplementedError
 
+    def measure(self, data, training: bool) -> dict:
+        """Measures all metrics of a batch.
+
+        Args:
+          data: One element of the dataset.
+          training: Whether layers behave as in training.
+
+        Returns:
+          {metric: values per image or view}; the mean of "loss" is what training minimises.
+        """
+        losses, accuracies = self.loss_and_accuracy(data, training)
+        return {self.loss_metric.name: losses, self.accuracy_metric.name: accuracies}
+
+    @property
+    def more_metrics(self) -> list:
+        """Metrics that are logged beside loss and accuracy."""
+        return []
+
     @property
     def metrics(self):
         return [
             self.loss_metric,
             self.accuracy_metric,
+            *self.more_metrics,
             self.l2_metric,
             self.gradient_norm_metric,
             self.nonfinite_metric,
@@ -59,8 +79,8 @@ class TrainableModel(keras.Model):
         """Takes one optimizer step on the global batch."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with tf.GradientTape() as tape:
-            losses, accuracies = self.loss_and_accuracy(data, training=True)
-            loss = tf.reduce_mean(losses)
+            measured = self.measure(data, training=True)
+            loss = tf.reduce_mean(measured[self.loss_metric.name])
             l2 = tf.zeros_like(loss)
             if self.weight_decay:  # otherwise a pass over all weights is saved
                 l2 = self.weight_decay * l2_penalty(self.trainable_variables)
@@ -70,20 +90,22 @@ class TrainableModel(keras.Model):
         self.gradient_norm_metric.update_state(norm)
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
         self.nonfinite_metric.update_state(1.0 - tf.cast(finite, tf.float32))
-        return self._updated(losses, accuracies)
+        return self._updated(measured)
 
     @tf.autograph.experimental.do_not_convert
     def test_step(self, data) -> dict:
         """Measures loss and accuracy of a batch."""
-        result = self._updated(*self.loss_and_accuracy(data, training=False))
-        return {name: result[name] for name in ("loss", self.accuracy_metric.name)}
+        measured = self.measure(data, training=False)
+        result = self._updated(measured)
+        return {name: result[name] for name in measured}
 
     def predict_step(self, data) -> tf.Tensor:
         return self(data, training=False)
 
-    def _updated(self, losses, accuracies):
-        self.loss_metric.update_state(losses)
-        self.accuracy_metric.update_state(accuracies)
+    def _updated(self, measured):
+        for metric in self.metrics:
+            if metric.name in measured:
+                metric.update_state(measured[metric.name])
         return {metric.name: metric.result() for metric in self.metrics}
 
     def get_config(self):

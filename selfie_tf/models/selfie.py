@@ -1,10 +1,12 @@
 """Selfie's pretraining model (sections 2.1 and 2.2)."""
 
 import tensorflow as tf
+import tf_keras as keras
 
 from selfie_tf.layers.attention import at_least_float32
 from selfie_tf.layers.building import build
-from selfie_tf.losses import patch_accuracy, patch_classification_loss
+from selfie_tf.layers.projection import Projection
+from selfie_tf.losses import nt_xent, patch_accuracy, patch_classification_loss
 from selfie_tf.models.base import TrainableModel, patch_vectors
 from selfie_tf.models.network import Network
 
@@ -21,12 +23,22 @@ class SelfiePretrainer(TrainableModel):
     say in where a patch belongs. With query "per_location" it has: position t pools the context by
     itself, with u0 + position embedding of t in place of u0.
 
+    Beyond the paper, P can also learn to tell the two views of an image from those of other images
+    (SimCLR, Chen et al. 2020): with an `instance_weight`, see `instance_loss_and_accuracy`.
+
     Args:
       query: "pooled", the paper's; "per_location"; or "position", the position embedding alone, the
         baseline that sees no context. It has no A.
       pooling: "attention", or its special cases "mean" and "max" (section 2.2), which have no
         weights.
       logit_scale: "none" (the paper's plain dot product) or "sqrt_dim" (divided by sqrt(D)).
+      jigsaw_weight: Weight of the paper's loss. With 0, training does not use patches, and A and
+        the position embeddings are not trained.
+      instance_weight: Weight of the instance loss. With 0, there is no projection.
+      temperature: See `losses.nt_xent`.
+      projection_dim: Width of the projected views.
+      negatives: "replica", a view is compared with the others of the same replica; or "all", with
+        those of all replicas.
       weight_decay: Factor of the L2 penalty in the loss.
       **kwargs: The arguments of `models.network.Network`, with its defaults, and of `keras.Model`.
 
@@ -34,10 +46,11 @@ class SelfiePretrainer(TrainableModel):
       patch_network: P, a `ResNetV2` of three groups. Its output width is D.
       positions: The position embeddings.
       attention_pooling: A, an `AttentionPooling`; None with another pooling.
+      projection: A `Projection` of P's vectors; None without an instance loss.
 
     Raises:
-      ValueError: If `query`, `pooling`, `logit_scale`, `position` or `stem` is unknown, or `query`
-        is "per_location" and `pooling` is not "attention".
+      ValueError: If `query`, `pooling`, `logit_scale`, `negatives`, `position` or `stem` is unknown,
+        `query` is "per_location" and `pooling` is not "attention", or both weights are 0.
     """
 
     network_defaults = Network()
@@ -47,6 +60,11 @@ class SelfiePretrainer(TrainableModel):
         query: str = "pooled",
         pooling: str = "attention",
         logit_scale: str = "none",
+        jigsaw_weight: float = 1.0,
+        instance_weight: float = 0.0,
+        temperature: float = 0.2,
+        projection_dim: int = 128,
+        negatives: str = "replica",
         weight_decay: float = 1e-4,
         **kwargs,
     ):
@@ -57,6 +75,11 @@ class SelfiePretrainer(TrainableModel):
             "query": query,
             "pooling": pooling,
             "logit_scale": logit_scale,
+            "jigsaw_weight": jigsaw_weight,
+            "instance_weight": instance_weight,
+            "temperature": temperature,
+            "projection_dim": projection_dim,
+            "negatives": negatives,
             "weight_decay": weight_decay,
         }
         if query not in ("pooled", "per_location", "position"):
@@ -67,6 +90,10 @@ class SelfiePretrainer(TrainableModel):
             raise ValueError(f"pooling={pooling!r}: expected 'attention', 'mean' or 'max'")
         if logit_scale not in ("none", "sqrt_dim"):
             raise ValueError(f"logit_scale={logit_scale!r}: expected 'none' or 'sqrt_dim'")
+        if negatives not in ("replica", "all"):
+            raise ValueError(f"negatives={negatives!r}: expected 'replica' or 'all'")
+        if not jigsaw_weight and not instance_weight:
+            raise ValueError("jigsaw_weight and instance_weight are both 0: there is no loss")
         self.query, self.pooling = query, pooling
         self.patch_network = network.make_backbone("patch_network")
         self.hidden_dim = self.patch_network.output_dim
@@ -75,7 +102,19 @@ class SelfiePretrainer(TrainableModel):
         self.attention_pooling = None
         if pooling == "attention" and query != "position":
             self.attention_pooling = network.make_attention_pooling()
-        self._make_metrics("patch_accuracy", weight_decay)
+        self.jigsaw_weight, self.instance_weight = jigsaw_weight, instance_weight
+        self.temperature, self.negatives = temperature, negatives
+        self.projection = None
+        if instance_weight:
+            self.projection = Projection(self.hidden_dim, projection_dim, name="projection")
+            self.instance_loss_metric = keras.metrics.Mean(name="instance_loss")
+        if jigsaw_weight and instance_weight:
+            self.instance_accuracy_metric = keras.metrics.Mean(name="instance_accuracy")
+        if not jigsaw_weight:
+            # Rather than weights without a gradient, which weight decay would still shrink.
+            for layer in filter(None, (self.positions, self.attention_pooling)):
+                layer.trainable = False
+        self._make_metrics("patch_accuracy" if jigsaw_weight else "instance_accuracy", weight_decay)
 
     def build(self, input_shape):
         """Builds every weight; `input_shape` is the dict of the batch's shapes, see `call`."""
@@ -85,6 +124,8 @@ class SelfiePretrainer(TrainableModel):
         build(self.positions, [None, None])
         if self.attention_pooling is not None:
             build(self.attention_pooling, [None, None, self.hidden_dim])
+        if self.projection is not None:
+            build(self.projection, [None, self.hidden_dim])
         self.built = True
 
     def get_build_config(self):
@@ -190,3 +231,49 @@ class SelfiePretrainer(TrainableModel):
         """See `TrainableModel.loss_and_accuracy`; `data` is the `x` of `call`."""
         logits = self(data, training=training)
         return patch_classification_loss(logits), patch_accuracy(logits)
+
+    def instance_loss_and_accuracy(self, views: tf.Tensor, training: bool) -> tuple:
+        """Tells the two views of each image from those of other images, see `losses.nt_xent`.
+
+        Args:
+          views: uint8 `[B, 2, S, S, 3]`.
+          training: Whether layers behave as in training.
+
+        Returns:
+          Losses and accuracies per image, both float `[B]`.
+        """
+        h = self.patch_features(views, training=training)  # [B, 2, D], by one call of P
+        z1, z2 = tf.unstack(at_least_float32(self.projection(h)), axis=1)  # [B, E] each
+        return nt_xent(z1, z2, self.temperature, self.negatives == "all")
+
+    @property
+    def more_metrics(self) -> list:
+        """See `TrainableModel.more_metrics`."""
+        if not self.instance_weight:
+            return []
+        if not self.jigsaw_weight:  # then `accuracy_metric` is the instance loss's
+            return [self.instance_loss_metric]
+        return [self.instance_loss_metric, self.instance_accuracy_metric]
+
+    def measure(self, data: dict, training: bool) -> dict:
+        """See `TrainableModel.measure`.
+
+        Args:
+          data: The `x` of `call`, with `views` uint8 `[B, 2, S, S, 3]` for the instance loss. They
+            may be missing in evaluation; then the loss is the jigsaw's alone.
+          training: Whether layers behave as in training.
+
+        Raises:
+          ValueError: If there are no views, and the loss needs them.
+        """
+        losses, measured = [], {}
+        if self.jigsaw_weight:
+            jigsaw, measured["patch_accuracy"] = self.loss_and_accuracy(data, training)
+            losses.append(self.jigsaw_weight * jigsaw)
+        if self.instance_weight and "views" in data:
+            instance, accuracies = self.instance_loss_and_accuracy(data["views"], training)
+            measured |= {"instance_loss": instance, "instance_accuracy": accuracies}
+            losses.append(self.instance_weight * instance)
+        elif self.instance_weight and (training or not losses):
+            raise ValueError("instance_weight needs `views` in the batch, uint8 [B, 2, S, S, 3]")
+        return {"loss": tf.add_n(losses), **measured}

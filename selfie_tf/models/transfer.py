@@ -11,7 +11,7 @@ def copy_weights(source: keras.Model, target: keras.Model, origin: str) -> dict:
     """Copies all weights between two built models of one class.
 
     Moving statistics are copied, too. Metrics and dropout's counts of calls are not: they belong to
-    a run.
+    a run. The projection is copied where both models have one.
 
     Args:
       source, target: Built models.
@@ -19,21 +19,26 @@ def copy_weights(source: keras.Model, target: keras.Model, origin: str) -> dict:
 
     Returns:
       A dict of three lists of tensor names, as `load_pretrained_weights` returns it. Here `fresh`
-      and `unused` are empty.
+      and `unused` can only be of the projection.
 
     Raises:
       UserError: On the first tensor that differs; nothing is copied then.
     """
     found, wanted = _states(source), _states(target)
+    loaded, fresh, unused = [], [], []
     for name in {**wanted, **found}:
         there, here = (
             tuple(states[name].shape) if name in states else "missing" for states in (found, wanted)
         )
-        if there != here:
+        if there == here:
+            loaded.append(name)
+        elif name.startswith("projection/") and "missing" in (there, here):
+            (fresh if there == "missing" else unused).append(name)
+        else:
             raise UserError(f"{origin} does not fit: {name} is {there} there and {here} here")
-    for name, variable in wanted.items():
-        variable.assign(found[name])
-    return {"loaded": list(wanted), "fresh": [], "unused": []}
+    for name in loaded:
+        wanted[name].assign(found[name])
+    return {"loaded": loaded, "fresh": fresh, "unused": unused}
 
 
 def load_pretrained_weights(classifier: ImageClassifier, pretrainer, origin: str) -> dict:

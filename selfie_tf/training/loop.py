@@ -165,8 +165,8 @@ class TrainingCallback(keras.callbacks.Callback):
             for hook in self._hooks:
                 if hook.at_start:
                     hook.call(0, self._writer)
-        accuracy = self.model.accuracy_metric.name
-        self._progress = ProgressLog(self._run.config.train.steps, self._start, accuracy)
+        shown = [m.name for m in (self.model.accuracy_metric, *self.model.more_metrics)]
+        self._progress = ProgressLog(self._run.config.train.steps, self._start, shown)
         self._time = time.time()
 
     def on_train_batch_end(self, batch, logs=None):

@@ -67,7 +67,8 @@ def pretrain(
         )
         pictures.draw_progress()
         points = run.directory.points("metrics.jsonl")
-        trained = last_metrics(points, ("loss", method.accuracy), config.train.steps)
+        accuracy, more = model.accuracy_metric.name, [m.name for m in model.more_metrics]
+        trained = last_metrics(points, ("loss", accuracy, *more), config.train.steps)
         held_out = method.evaluate(config, run.source, predict)
         result = {
             **method.result(trained, held_out),
@@ -85,11 +86,10 @@ def pretrain(
         if run.is_chief and points:
             with tf.io.gfile.GFile(run.directory.join("figures", "curves.png"), "wb") as file:
                 method.draw_curves(file, points, result)
-        accuracy = trained[method.accuracy]
         logging.info(
             "finished: %s %s over the last %d steps; %s; see %s and %s",
-            method.accuracy.replace("_", " "),
-            "unknown" if accuracy is None else f"{accuracy:.3f}",
+            accuracy.replace("_", " "),
+            "unknown" if trained[accuracy] is None else f"{trained[accuracy]:.3f}",
             trained["averaged_steps"],
             method.describe(held_out),
             run.directory.join("result.json"),

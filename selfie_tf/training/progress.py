@@ -11,11 +11,11 @@ class ProgressLog:
     Args:
       steps: Number of steps of the whole run.
       step: Where the run stands.
-      accuracy: Name of the accuracy metric.
+      metrics: Names of the metrics to show beside the loss.
     """
 
-    def __init__(self, steps: int, step: int, accuracy: str):
-        self._steps, self._accuracy = steps, accuracy
+    def __init__(self, steps: int, step: int, metrics: list):
+        self._steps, self._metrics = steps, metrics
         self._bar = self._redirect = None
         if sys.stdout.isatty():
             from tqdm import tqdm
@@ -32,22 +32,20 @@ class ProgressLog:
 
     def report(self, point: dict, steps_per_second: float) -> None:
         """Shows a log point, see `TrainingCallback`."""
-        name, step = self._accuracy.replace("_", " "), point["step"]
+        step = point["step"]
+        shown = [f"loss {point['loss']:.4f}"]
+        shown += [f"{name.replace('_', ' ')} {point[name]:.3f}" for name in self._metrics]
         if self._bar is not None:
-            self._bar.set_postfix_str(
-                f"loss {point['loss']:.4f}, {name} {point[self._accuracy]:.3f}, "
-                f"{point['images_per_second']:.0f} images/s"
-            )
+            rate = f"{point['images_per_second']:.0f} images/s"
+            self._bar.set_postfix_str(", ".join([*shown, rate]))
             return
         left = (self._steps - step) / steps_per_second
         clock = time.strftime("%H:%M:%S", time.gmtime(left % 86_400))
         logging.info(
-            "step %d/%d  loss %.4f  %s %.3f  lr %.3g  %.2f steps/s  %.0f images/s  %dd %s left",
+            "step %d/%d  %s  lr %.3g  %.2f steps/s  %.0f images/s  %dd %s left",
             step,
             self._steps,
-            point["loss"],
-            name,
-            point[self._accuracy],
+            "  ".join(shown),
             point["learning_rate"],
             steps_per_second,
             point["images_per_second"],

@@ -27,7 +27,7 @@ def root_handlers():
 
 def test_in_a_file_each_log_point_is_a_line(caplog, monkeypatch, root_handlers):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
-    progress = ProgressLog(steps=100, step=20, accuracy="patch_accuracy")
+    progress = ProgressLog(steps=100, step=20, metrics=["patch_accuracy"])
     with caplog.at_level(logging.INFO):
         progress.advance(30)
         progress.report(POINT, steps_per_second=2.0)
@@ -40,7 +40,7 @@ def test_in_a_file_each_log_point_is_a_line(caplog, monkeypatch, root_handlers):
 
 def test_on_a_terminal_there_is_a_bar_and_no_line(caplog, capsys, monkeypatch, root_handlers):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    progress = ProgressLog(steps=100, step=20, accuracy="patch_accuracy")
+    progress = ProgressLog(steps=100, step=20, metrics=["patch_accuracy"])
     progress.advance(30)
     progress.report(POINT, steps_per_second=2.0)
     progress.close()
