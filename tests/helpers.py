@@ -310,3 +310,33 @@ def make_batch(rng, batch=2, grid=4, context=12, size=4):
         "target_patches": patches[:, context:],
         "target_positions": order[:, context:],
     }
+
+
+def nt_xent_reference(z1, z2, temperature):
+    """NT-Xent one pair of views at a time: losses, accuracies, and gradients of the mean loss."""
+    count = len(z1)
+    z = np.concatenate([z1, z2]).astype(np.float64)
+    lengths = np.linalg.norm(z, axis=1)
+    u = z / lengths[:, None]
+    loss, accuracy, gradient = np.zeros(count), np.zeros(count), np.zeros_like(u)
+    for i in range(2 * count):
+        other = (i + count) % (2 * count)
+        scores = {k: u[i] @ u[k] / temperature for k in range(2 * count) if k != i}
+        total = sum(np.exp(score) for score in scores.values())
+        loss[i % count] += (np.log(total) - scores[other]) / 2
+        accuracy[i % count] += (max(scores, key=scores.get) == other) / 2
+        for k, score in scores.items():
+            pull = (np.exp(score) / total - (k == other)) / temperature / (2 * count)
+            gradient[i] += pull * u[k]
+            gradient[k] += pull * u[i]
+    for i in range(2 * count):  # only what turns a vector changes its direction
+        gradient[i] = (gradient[i] - (gradient[i] @ u[i]) * u[i]) / lengths[i]
+    return loss, accuracy, gradient[:count], gradient[count:]
+
+
+def make_projections(rng, count):
+    """Two views' vectors `[count, 5]` of many lengths; every second image's are not alike."""
+    z1, z2 = rng.normal(size=[2, count, 5])
+    z2[1::2] = z1[1::2] + 0.01 * z2[1::2]
+    lengths = rng.uniform(0.1, 9, [2, count, 1])
+    return (lengths[0] * z1).astype(np.float32), (lengths[1] * z2).astype(np.float32)

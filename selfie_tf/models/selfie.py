@@ -49,8 +49,8 @@ class SelfiePretrainer(TrainableModel):
       projection: A `Projection` of P's vectors; None without an instance loss.
 
     Raises:
-      ValueError: If `query`, `pooling`, `logit_scale`, `negatives`, `position` or `stem` is unknown,
-        `query` is "per_location" and `pooling` is not "attention", or both weights are 0.
+      ValueError: If `query`, `pooling`, `logit_scale`, `negatives`, `position` or `stem` is
+        unknown, `query` is "per_location" without attention, or both weights are 0.
     """
 
     network_defaults = Network()

@@ -51,6 +51,9 @@ class Kind:
     learning_rate: float  # at which 40 steps on one batch lower its loss by a lot
     chance: str  # what a run says of it at its end
     specs: dict  # of one image: {name: (shape, dtype)}
+    settings: dict = dataclasses.field(
+        default_factory=dict
+    )  # of the config's model, in `flags` too
 
     def make_config(self):
         """The config of a tiny run, as `flags` has it in essence."""
@@ -63,6 +66,8 @@ class Kind:
         config.train.batch_size = 16
         if config.method == "patchformer":
             config.patches.target_size = 2
+        for name, value in self.settings.items():
+            setattr(config.model, name, value)
         config.validate()
         return config
 
@@ -82,6 +87,23 @@ KINDS = {
             "target_patches": ([4, 4, 4, 3], tf.uint8),
             "target_positions": ([4], tf.int32),
         },
+    ),
+    "selfie with an instance loss": Kind(
+        [*TINY, "--config.model.instance_weight=0.5", "--config.model.negatives=all"],
+        SELFIE_PARITY,
+        SelfieConfig,
+        SelfiePretrainer,
+        keras.optimizers.SGD,
+        0.05,
+        "chance 0.250",
+        {
+            "context_patches": ([12, 4, 4, 3], tf.uint8),
+            "context_positions": ([12], tf.int32),
+            "target_patches": ([4, 4, 4, 3], tf.uint8),
+            "target_positions": ([4], tf.int32),
+            "views": ([2, 16, 16, 3], tf.uint8),
+        },
+        {"instance_weight": 0.5, "negatives": "all"},
     ),
     "patchformer": Kind(
         TINY_PATCHFORMER,

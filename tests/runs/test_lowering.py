@@ -67,6 +67,17 @@ def test_the_steps_lower_with_static_shapes_and_uint8_images(kind, images):
     assert lowered.variables_updated == written
 
 
+def test_the_instance_loss_lowers_with_the_views_of_all_cores():
+    config = make_config(SelfieConfig)
+    config.model.instance_weight, config.model.negatives = 1.0, "all"
+    step = TrainStep(config, cores=8)
+    lowered = step.lower(4)
+    assert lowered.problems == []
+    # The gradients, the views, and the views' gradients.
+    assert lowered.all_reduces == len(step.model.trainable_variables) + 2
+    assert lowered.batch_dtypes["views"] == "uint8"
+
+
 def test_synchronized_batch_statistics_are_summed_over_cores_too():
     config = make_config(SelfieConfig)
     config.model.norm_synchronized = True

@@ -82,6 +82,31 @@ def test_patchformer_configs_that_cannot_work(values, expected):
 @pytest.mark.parametrize(
     "values, expected",
     [
+        ({"model.jigsaw_weight": 0.0}, ["jigsaw_weight=0", "instance_weight=0", "no loss"]),
+        (
+            {"model.instance_weight": 1.0, "train.batch_size": 1},
+            ["train.batch_size=1", "model.instance_weight", "at least 2"],
+        ),
+        ({"views.jitter": 32}, ["views.jitter=32", "from 0 to 31"]),
+        ({"model.negatives": "none"}, ["model.negatives='none'", "replica, all"]),
+        ({"model.temperature": 0.0}, ["model.temperature=0.0"]),
+    ],
+)
+def test_selfie_configs_that_cannot_work(values, expected):
+    with pytest.raises(UserError) as error:
+        changed(SelfieConfig, values).validate()
+    for part in expected:
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_instance_loss_alone_can_work():
+    changed(SelfieConfig, {"model.jigsaw_weight": 0.0, "model.instance_weight": 1.0}).validate()
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
         ({"patches.mask_ratio": 0.1}, ["mask_ratio=0.1", "model.head=patchformer"]),
         (
             {"model.head": "patchformer", "patches.mask_ratio": 0.95},
@@ -160,8 +185,18 @@ NETWORK = {
     "optimizer.weight_decay": 0.03,
     "train.seed": 7,
 }
-SELFIE = {"model.position": "factorized", "model.pooling": "max", "model.logit_scale": "sqrt_dim"}
-SELFIE_QUERY = {"model.query": "per_location"}  # which excludes another pooling
+SELFIE = {
+    "model.position": "factorized",
+    "model.pooling": "max",
+    "model.logit_scale": "sqrt_dim",
+    "model.jigsaw_weight": 0.5,
+    "model.instance_weight": 2.0,
+    "model.temperature": 0.3,
+    "model.projection_dim": 7,
+    "model.negatives": "all",
+}
+SELFIE_QUERY = {**SELFIE, "model.query": "per_location"}  # which excludes another pooling
+del SELFIE_QUERY["model.pooling"]
 PATCHFORMER = {
     "optimizer.name": "sgd",
     "model.position": "learned",
@@ -187,7 +222,7 @@ PATCHFORMER_CLASSIFIER = {
     "kind, values, extra",
     [
         (SelfieConfig, SELFIE, {"query": "pooled"}),
-        (SelfieConfig, SELFIE_QUERY, {"pooling": "attention", "logit_scale": "none"}),
+        (SelfieConfig, SELFIE_QUERY, {"pooling": "attention"}),
         (PatchFormerConfig, PATCHFORMER, {"num_levels": 8}),
         (FinetuneConfig, CLASSIFIER, {"num_classes": 6}),
         (FinetuneConfig, PATCHFORMER_CLASSIFIER, {"num_classes": 6}),

@@ -129,13 +129,23 @@ def test_curves_are_drawn():
 
 def test_every_baseline_is_drawn_in_a_style_of_its_own(monkeypatch):
     saved = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: saved.append(figure))
+    monkeypatch.setattr(figures, "_save", lambda figure, *_: saved.append(figure))
     points = [{"step": 1, "loss": 2.0, "accuracy": 0.1}]
     baselines = {"a": 0.1, "b": 0.2, "c": 0.3}
     figures.draw_curves(None, points, "accuracy", {"accuracy": baselines})
     _, *lines = saved[0].axes[1].lines
     assert {line.get_label(): line.get_ydata()[0] for line in lines} == baselines
     assert len({line.get_linestyle() for line in lines}) == 3
+
+
+def test_more_curves_take_a_panel_each():
+    points = [{"step": s, "loss": 2.0, "patch_accuracy": 0.1, "a_loss": 1.0} for s in (1, 2)]
+    widths = []
+    for more in ((), ("a_loss",)):
+        file = io.BytesIO()
+        figures.draw_curves(file, points, "patch_accuracy", {}, more)
+        widths.append(Image.open(file).width)
+    assert widths[1] == pytest.approx(widths[0] * 3 / 2, rel=0.02)
 
 
 def test_finetuning_curves_have_a_colour_per_label():

@@ -43,6 +43,16 @@ def test_gflop_of_the_papers_runs():
     assert gflop_per_image(config) == mean
 
 
+def test_the_instance_loss_costs_two_images_and_their_projection():
+    config = SelfieConfig()
+    jigsaw = gflop_per_image(config)
+    config.model.instance_weight = 0.5
+    views = 2 * (patch_network_flop(64, "small", 32) + 2 * 1024 * 1024 + 2 * 1024 * 128)
+    assert gflop_per_image(config) - jigsaw == pytest.approx(3 * views / 1e9)
+    config.model.jigsaw_weight = 0.0
+    assert gflop_per_image(config) == pytest.approx(3 * views / 1e9)
+
+
 def test_patchformer_flop_written_out():
     """One visible patch of 4x4, three hidden, width 1 (D = 16), 2x2 pixels decoded."""
     config = PatchFormerConfig()

@@ -19,6 +19,7 @@ from selfie_tf.layers.attention import (
 from selfie_tf.layers.attention_pooling import AttentionPooling, QueryPooling
 from selfie_tf.layers.decoder import UpsamplingDecoder
 from selfie_tf.layers.positions import FactorizedPositions, LearnedPositions
+from selfie_tf.layers.projection import Projection
 
 
 def set_weights(layer, rng, scale=0.3):
@@ -416,6 +417,18 @@ def test_no_fused_normalisation_in_attention(built, rng):
     assert not [op.type for op in graph.get_operations() if "FusedBatchNorm" in op.type]
 
 
+def test_the_projection_matches_a_loop(rng, built):
+    layer = built(Projection(6, 3), [None, 4])
+    set_weights(layer, rng)
+    x, w = rng.normal(size=[2, 5, 4]).astype(np.float32), named(layer)
+    found = layer(x)
+    for i, j in np.ndindex(2, 5):
+        hidden = x[i, j] @ w["hidden/kernel"] + w["hidden/bias"]
+        assert (hidden < 0).any()
+        expected = np.maximum(hidden, 0) @ w["output/kernel"] + w["output/bias"]
+        np.testing.assert_allclose(found[i, j], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_heads_must_divide_the_width(built):
     with pytest.raises(ValueError, match="num_heads=4 does not divide the width 6"):
         built(MultiHeadAttention(4), [None, 5, 6])
@@ -436,6 +449,7 @@ LAYERS = [
         UpsamplingDecoder,
         {"size": 4, "num_outputs": 3, "norm_momentum": 0.8, "synchronized": True},
     ),
+    (Projection, {"hidden_dim": 6, "output_dim": 2}),
 ]
 
 

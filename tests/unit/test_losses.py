@@ -4,6 +4,8 @@ import tensorflow as tf
 
 from selfie_tf import losses
 
+from helpers import make_projections, nt_xent_reference
+
 
 def reference(logits):
     """Loss and gradient, image by image and place by place."""
@@ -105,3 +107,37 @@ def test_pixel_accuracy_is_of_each_image(rng):
     logits = np.eye(4, dtype=np.float32)[answers]
     found = losses.pixel_accuracy(tf.constant(logits), tf.constant(levels))
     np.testing.assert_allclose(found, [11 / 12, 4 / 12])
+
+
+@pytest.mark.parametrize("count, temperature", [(1, 0.2), (2, 1.0), (7, 0.2)])
+def test_nt_xent_and_its_gradient_match_a_loop(count, temperature, rng):
+    views = make_projections(rng, count)
+    expected = nt_xent_reference(*views, temperature)
+    z1, z2 = map(tf.constant, views)
+    with tf.GradientTape() as tape:
+        tape.watch([z1, z2])
+        loss, accuracy = losses.nt_xent(z1, z2, temperature)
+        mean = tf.reduce_mean(loss)
+    found = [loss, accuracy, *tape.gradient(mean, [z1, z2])]
+    assert count < 3 or 0 < expected[1].mean() < 1
+    for value, wanted in zip(found, expected, strict=True):
+        assert value.dtype == tf.float32 and value.shape == wanted.shape
+        np.testing.assert_allclose(value, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_nt_xent_of_vectors_that_are_zero_or_the_same_is_finite():
+    """Nothing is chosen, and no gradient is NaN."""
+    for z in (tf.zeros([3, 4]), tf.ones([3, 4])):
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            loss, _ = losses.nt_xent(z, z, 0.1)
+        np.testing.assert_allclose(loss, [np.log(5)] * 3, rtol=1e-6)
+        assert np.isfinite(tape.gradient(loss, z)).all()
+
+
+def test_nt_xent_of_a_batch_of_unknown_size(rng):
+    z1, z2 = make_projections(rng, 6)
+    function = tf.function(
+        lambda a, b: losses.nt_xent(a, b, 0.5), input_signature=[tf.TensorSpec([None, 5])] * 2
+    )
+    np.testing.assert_allclose(function(z1, z2)[0], losses.nt_xent(z1, z2, 0.5)[0], rtol=1e-6)

@@ -37,6 +37,8 @@ SELFIE_PRETRAINING = {
     "patches.context_fraction": 0.75,  # S 3.2: p in {0.75, 0.5}
     "model.pooling": "attention",  # S 2.2
     "model.logit_scale": "none",  # S 2.1: the plain dot product
+    "model.jigsaw_weight": 1.0,  # S 2.1: the only loss
+    "model.instance_weight": 0.0,
 }
 SMALL_IMAGES = {
     "data.image_size": 32,  # S 3.1

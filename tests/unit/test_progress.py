@@ -48,3 +48,13 @@ def test_on_a_terminal_there_is_a_bar_and_no_line(caplog, capsys, monkeypatch, r
     bar = capsys.readouterr().err
     assert "30/100" in bar and "loss 1.2346, patch accuracy 0.500, 128 images/s" in bar
     assert not caplog.messages
+
+
+def test_all_metrics_that_it_is_given_are_shown(caplog, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+    progress = ProgressLog(100, 0, ["patch_accuracy", "instance_loss"])
+    with caplog.at_level(logging.INFO):
+        progress.report({**POINT, "instance_loss": 4.5}, 2.0)
+    progress.close()
+    (line,) = caplog.messages
+    assert "  loss 1.2346  patch accuracy 0.500  instance loss 4.500  lr 0.01  " in line

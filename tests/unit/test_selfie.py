@@ -225,7 +225,7 @@ def test_a_query_per_location_needs_attention():
         SelfiePretrainer(**TINY, query="per_location", pooling="mean")
 
 
-@pytest.mark.parametrize("argument", ["query", "pooling", "position", "logit_scale"])
+@pytest.mark.parametrize("argument", ["query", "pooling", "position", "logit_scale", "negatives"])
 def test_unknown_choices_are_refused(argument):
     with pytest.raises(ValueError, match=f"{argument}='median'"):
         SelfiePretrainer(**{argument: "median"})
