@@ -102,12 +102,82 @@ def apply_gradients(optimizer, gradients, variables) -> None:
         optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
 
 
+def apply_gradients_slowed(
+    optimizer, gradients, variables, slowed, factor: float, frozen_steps: int
+) -> list:
+    """Takes a step as `apply_gradients`, in which some variables move less, or not at all at first.
+
+    The optimizer computes its update as usual, and a fraction of it is kept. So with any optimizer
+    the variables have a learning rate of their own: the optimizer's, times the factor. Decoupled
+    weight decay is scaled, too.
+
+    While variables are frozen their gradients are 0, so that no momentum builds up. Training them
+    begins after that with moments of 0. Adam's correction for this start counts their own steps:
+    counted from the first step of the run, it would make their first updates over six times too
+    long. LAMB is left as it is: its kernels have a step length that does not depend on this.
+
+    Args:
+      optimizer: Its `iterations` say which step this is.
+      gradients: Of `variables`, summed over replicas.
+      variables: All variables to train.
+      slowed: Those of `variables` that move less.
+      factor: What the updates of `slowed` are multiplied with.
+      frozen_steps: In this number of first steps `slowed` stay as they are.
+
+    Returns:
+      The gradients that the step was taken with.
+    """
+    step, chosen = tf.identity(optimizer.iterations), {v.ref() for v in slowed}
+    starts_late = bool(frozen_steps) and isinstance(
+        optimizer, (keras.optimizers.Adam, keras.optimizers.AdamW)
+    )
+    if frozen_steps:
+        gradients = [
+            tf.where(step < frozen_steps, tf.zeros_like(g), g) if v.ref() in chosen else g
+            for g, v in zip(gradients, variables, strict=True)
+        ]
+    before = [tf.identity(v) for v in slowed]
+    apply_gradients(optimizer, gradients, variables)
+
+    def keep_a_fraction(variable, old, step):
+        new = tf.identity(variable)
+        if factor != 1.0 or starts_late:
+            scale = tf.constant(factor, new.dtype)
+            if starts_late:
+                scale *= _late_start(optimizer, step, frozen_steps, new.dtype)
+            new = old + scale * (new - old)
+        if frozen_steps:
+            new = tf.where(step < frozen_steps, old, new)
+        variable.assign(new)
+
+    def keep_fractions(strategy, before, step):
+        for variable, old in zip(slowed, before, strict=True):
+            update = strategy.extended.update
+            update(variable, keep_a_fraction, args=(old, step), group=False)
+
+    # As Keras's optimizers update variables: not all strategies let a replica assign to them.
+    tf.__internal__.distribute.interim.maybe_merge_call(
+        keep_fractions, tf.distribute.get_strategy(), before, step
+    )
+    return gradients
+
+
 def current_learning_rate(optimizer) -> float:
     """Returns the learning rate of the latest step."""
     if _is_legacy(optimizer):
         latest = tf.maximum(optimizer.iterations - 1, 0)
         return float(optimizer.learning_rate(latest))
     return float(tf.convert_to_tensor(optimizer.learning_rate))
+
+
+def _late_start(optimizer, step, frozen_steps, dtype):
+    """What Adam's update is multiplied with where moments are 0 during `frozen_steps`."""
+
+    def correction(count):
+        one, count = tf.ones([], dtype), tf.cast(count, dtype)
+        return tf.sqrt(one - optimizer.beta_2**count) / (one - optimizer.beta_1**count)
+
+    return correction(tf.maximum(step + 1 - frozen_steps, 1)) / correction(step + 1)
 
 
 def _is_legacy(optimizer):

@@ -18,6 +18,7 @@ from selfie_tf.config.finetune import (
     ClassifierGridConfig,
     FinetuneConfig,
     FinetuneLoopConfig,
+    FinetuneOptimizerConfig,
     LabelledDataConfig,
 )
 from selfie_tf.config.patchformer import MasksConfig, PatchFormerConfig, PatchFormerModelConfig
@@ -45,6 +46,7 @@ __all__ = [
     "DataConfig",
     "FinetuneConfig",
     "FinetuneLoopConfig",
+    "FinetuneOptimizerConfig",
     "GridConfig",
     "ImagesConfig",
     "Key",

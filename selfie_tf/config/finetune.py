@@ -71,11 +71,30 @@ class ClassifierConfig(NetworkConfig):
 
 
 @dataclasses.dataclass
+class FinetuneOptimizerConfig(OptimizerConfig):
+    """The optimizer of finetuning."""
+
+    backbone_factor: float = bounded(
+        1.0,
+        0,
+        100,
+        "Factor of the learning rate for the layers that pretraining provides, whatever their "
+        "weights here: P's stem and groups 1 to 3; with attention also positions and attention.",
+    )
+
+
+@dataclasses.dataclass
 class FinetuneLoopConfig(LoopConfig):
     """The loop of finetuning."""
 
     eval_every: int = bounded(
         5000, 1, help="Steps between two evaluations; the last one is at the end."
+    )
+    frozen_steps: int = bounded(
+        0,
+        0,
+        help="First steps in which the layers that pretraining provides are not trained; their "
+        "batch normalisation adapts its statistics. Fewer than train.steps.",
     )
 
 
@@ -94,7 +113,7 @@ class FinetuneConfig(RunConfig):
     data: LabelledDataConfig = dataclasses.field(default_factory=LabelledDataConfig)
     patches: ClassifierGridConfig = dataclasses.field(default_factory=ClassifierGridConfig)
     model: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
-    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    optimizer: FinetuneOptimizerConfig = dataclasses.field(default_factory=FinetuneOptimizerConfig)
     train: FinetuneLoopConfig = dataclasses.field(default_factory=FinetuneLoopConfig)
 
     @property
@@ -110,6 +129,11 @@ class FinetuneConfig(RunConfig):
             raise UserError(
                 "from_scratch=True takes the network of init_from, which is empty; leave "
                 "from_scratch out, or name a pretraining run"
+            )
+        if self.train.frozen_steps >= self.train.steps:
+            raise UserError(
+                f"train.frozen_steps={self.train.frozen_steps} must be smaller than "
+                f"train.steps={self.train.steps}"
             )
         if ratio and m.head != "patchformer":
             raise UserError(

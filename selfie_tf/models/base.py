@@ -33,6 +33,18 @@ class TrainableModel(keras.Model):
         self.gradient_norm_metric = keras.metrics.Mean(name="gradient_norm")
         self.nonfinite_metric = keras.metrics.Sum(name="nonfinite_steps")
 
+    def apply_gradients(self, gradients: list) -> list:
+        """Takes one optimizer step; call it in replica context.
+
+        Args:
+          gradients: Of all trainable variables, summed over replicas.
+
+        Returns:
+          The gradients that the step was taken with.
+        """
+        apply_gradients(self.optimizer, gradients, self.trainable_variables)
+        return gradients
+
     def loss_and_accuracy(self, data, training: bool) -> tuple:
         """Measures the model on a batch.
 
@@ -112,7 +124,7 @@ class TrainableModel(keras.Model):
         return {**super().get_config(), **self._arguments}
 
 
-def apply_step(model: keras.Model, tape: tf.GradientTape, scaled_loss: tf.Tensor) -> tf.Tensor:
+def apply_step(model: TrainableModel, tape: tf.GradientTape, scaled_loss: tf.Tensor) -> tf.Tensor:
     """Takes one optimizer step; call it in replica context.
 
     Args:
@@ -122,12 +134,12 @@ def apply_step(model: keras.Model, tape: tf.GradientTape, scaled_loss: tf.Tensor
         are summed over replicas.
 
     Returns:
-      The global norm of the gradient, a scalar.
+      The global norm of the gradient that was applied, a scalar.
     """
     gradients = tape.gradient(scaled_loss, model.trainable_variables)
     if tf.distribute.get_strategy().num_replicas_in_sync > 1:
         gradients = tf.distribute.get_replica_context().all_reduce("sum", gradients)
-    apply_gradients(model.optimizer, gradients, model.trainable_variables)
+    gradients = model.apply_gradients(gradients)
     return tf.linalg.global_norm(gradients)
 
 

@@ -10,6 +10,7 @@ from selfie_tf.layers.building import build
 from selfie_tf.losses import classification_loss, top_k
 from selfie_tf.models.base import TrainableModel, normalize, patch_vectors
 from selfie_tf.models.network import Network
+from selfie_tf.optimizers import apply_gradients_slowed
 from selfie_tf.patches import patchify
 
 TOP5_FROM = 20  # classes; with fewer, top-5 says little
@@ -18,15 +19,24 @@ TOP5_FROM = 20  # classes; with fewer, top-5 says little
 class ImageClassifier(TrainableModel):
     """A network that computes features of images, followed by a dense layer.
 
-    A subclass calls `_make_head` in its constructor, builds `head`, and implements `features` and
-    `transfers`. Data are pairs of images, uint8 `[B, S, S, 3]`, and labels, int `[B]`.
+    A subclass calls `_make_head` in its constructor, builds `head`, and implements `features`,
+    `pretrained_layers` and `transfers`. Data are pairs of images, uint8 `[B, S, S, 3]`, and labels,
+    int `[B]`.
 
     Attributes:
       head: The dense layer.
     """
 
-    def _make_head(self, num_classes: int, label_smoothing: float, weight_decay: float) -> None:
+    def _make_head(
+        self,
+        num_classes: int,
+        label_smoothing: float,
+        weight_decay: float,
+        backbone_factor: float,
+        frozen_steps: int,
+    ) -> None:
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
+        self.backbone_factor, self.frozen_steps = backbone_factor, frozen_steps
         # Logits are float32 also under mixed precision.
         dtype = None if self.compute_dtype == "float64" else "float32"
         self.head = keras.layers.Dense(num_classes, dtype=dtype, name="head")
@@ -44,8 +54,26 @@ class ImageClassifier(TrainableModel):
         """
         raise NotImplementedError
 
+    @property
+    def pretrained_layers(self) -> list:
+        """The layers whose weights come from pretraining, or would come from there."""
+        raise NotImplementedError
+
+    def apply_gradients(self, gradients: list) -> list:
+        """See `TrainableModel.apply_gradients` and `optimizers.apply_gradients_slowed`."""
+        if self.backbone_factor == 1.0 and not self.frozen_steps:
+            return super().apply_gradients(gradients)
+        return apply_gradients_slowed(
+            self.optimizer,
+            gradients,
+            self.trainable_variables,
+            [v for layer in self.pretrained_layers for v in layer.trainable_variables],
+            self.backbone_factor,
+            self.frozen_steps,
+        )
+
     def transfers(self, pretrainer, origin: str) -> list:
-        """Lists the layers whose weights come from pretraining.
+        """Pairs the layers of a pretrained model with those that take their weights.
 
         Args:
           pretrainer: A built `SelfiePretrainer` or `PatchFormerPretrainer`.
@@ -106,6 +134,9 @@ class ResNetClassifier(ImageClassifier):
       patch_by_patch: Whether P sees each patch alone ("resnet36_attention").
       label_smoothing: See `losses.classification_loss`; in training only.
       weight_decay: Factor of the L2 penalty in the loss.
+      backbone_factor: Factor of the learning rate for `pretrained_layers`.
+      frozen_steps: In this number of first steps `pretrained_layers` are not trained. Their batch
+        normalisation already adapts its moving statistics.
       **kwargs: The arguments of `models.network.Network`, with its defaults, and of `keras.Model`.
         With "resnet36_attention" `grid` must divide the side of the feature map, or S with
         `patch_by_patch`.
@@ -130,6 +161,8 @@ class ResNetClassifier(ImageClassifier):
         patch_by_patch: bool = False,
         label_smoothing: float = 0.0,
         weight_decay: float = 1e-4,
+        backbone_factor: float = 1.0,
+        frozen_steps: int = 0,
         **kwargs,
     ):
         network = self.network_defaults.take(kwargs)
@@ -142,6 +175,8 @@ class ResNetClassifier(ImageClassifier):
             "patch_by_patch": patch_by_patch,
             "label_smoothing": label_smoothing,
             "weight_decay": weight_decay,
+            "backbone_factor": backbone_factor,
+            "frozen_steps": frozen_steps,
         }
         if head not in ("resnet50", "resnet36_attention"):
             raise ValueError(f"head={head!r}: expected 'resnet50' or 'resnet36_attention'")
@@ -154,7 +189,7 @@ class ResNetClassifier(ImageClassifier):
         if attention:
             self.positions = network.make_positions(self.feature_dim)
             self.attention_pooling = network.make_attention_pooling()
-        self._make_head(num_classes, label_smoothing, weight_decay)
+        self._make_head(num_classes, label_smoothing, weight_decay, backbone_factor, frozen_steps)
 
     def build(self, input_shape=None):
         """Builds every weight."""
@@ -188,6 +223,14 @@ class ResNetClassifier(ImageClassifier):
             x = tf.reshape(x, [-1, cells, self.feature_dim])  # [B, N, D]
         x += self.positions(tf.range(cells)[None])
         return self.attention_pooling(x, training=training)
+
+    @property
+    def pretrained_layers(self) -> list:
+        """See `ImageClassifier.pretrained_layers`: of P; with attention A and positions."""
+        if self.attention_pooling is not None:
+            return [self.backbone, self.positions, self.attention_pooling]
+        # P's last normalisation does not fit behind the fourth group.
+        return [self.backbone.stem, *self.backbone.groups[:3]]
 
     def transfers(self, pretrainer, origin: str) -> list:
         """See `ImageClassifier.transfers`: P; and with attention pooling A and the positions."""

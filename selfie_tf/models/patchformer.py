@@ -247,6 +247,7 @@ class PatchFormerClassifier(ImageClassifier):
         step.
       label_smoothing: See `losses.classification_loss`; in training only.
       weight_decay: Factor of the L2 penalty in the loss; AdamW decays weights by itself.
+      backbone_factor, frozen_steps: See `ResNetClassifier`.
       **kwargs: The arguments of `models.network.Network`, with the defaults of `PATCHFORMER`, and
         of `keras.Model`. `dropout_rate` is also that of the dropout before the last layer.
 
@@ -269,6 +270,8 @@ class PatchFormerClassifier(ImageClassifier):
         mask_ratio: float = 0.1,
         label_smoothing: float = 0.1,
         weight_decay: float = 0.0,
+        backbone_factor: float = 1.0,
+        frozen_steps: int = 0,
         **kwargs,
     ):
         network = self.network_defaults.take(kwargs)
@@ -280,6 +283,8 @@ class PatchFormerClassifier(ImageClassifier):
             "mask_ratio": mask_ratio,
             "label_smoothing": label_smoothing,
             "weight_decay": weight_decay,
+            "backbone_factor": backbone_factor,
+            "frozen_steps": frozen_steps,
         }
         if image_size % network.grid:
             raise ValueError(f"grid={network.grid} does not divide image_size={image_size}")
@@ -298,7 +303,7 @@ class PatchFormerClassifier(ImageClassifier):
             name="residual",
         )
         self.dropout = StatelessDropout(network.dropout_rate, seed + 1, name="dropout")
-        self._make_head(num_classes, label_smoothing, weight_decay)
+        self._make_head(num_classes, label_smoothing, weight_decay, backbone_factor, frozen_steps)
 
     patch_network = property(lambda self: self.encoder.patch_network)
     attention_pooling = property(lambda self: self.encoder.attention_pooling)
@@ -323,6 +328,11 @@ class PatchFormerClassifier(ImageClassifier):
         u = self.encoder.pool_all(context, training=training)  # [B, D]
         u = self.residual(u[:, None, None], training=training)[:, 0, 0]
         return self.dropout(u, training=training)
+
+    @property
+    def pretrained_layers(self) -> list:
+        """See `ImageClassifier.pretrained_layers`: all of the encoder."""
+        return [self.encoder]
 
     def transfers(self, pretrainer, origin: str) -> list:
         """See `ImageClassifier.transfers`: all of the encoder."""

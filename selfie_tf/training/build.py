@@ -22,6 +22,8 @@ def build_classifier(config: FinetuneConfig, num_classes: int) -> ImageClassifie
     arguments = {
         "image_size": config.data.image_size,
         "label_smoothing": model.label_smoothing,
+        "backbone_factor": config.optimizer.backbone_factor,
+        "frozen_steps": config.train.frozen_steps,
         **config.network_arguments,
     }
     if model.head == "patchformer":

@@ -26,6 +26,8 @@ ARGUMENTS = {
     "dropout_rate": 0.2,
     "label_smoothing": 0.2,
     "weight_decay": 0.01,
+    "backbone_factor": 0.5,
+    "frozen_steps": 1,
     "norm_momentum": 0.8,
     "norm_synchronized": True,
     "seed": 3,

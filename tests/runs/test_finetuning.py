@@ -183,6 +183,47 @@ def test_cut_short_and_resumed_the_bits_are_the_same(whole, pretrained, tmp_path
     assert result_of(workdir)["initialisation"]["from"] == str(copy)
 
 
+FROZEN = ["--config.train.frozen_steps=13", "--config.optimizer.backbone_factor=0.3"]
+ALL_CHECKPOINTS = "--config.train.keep_checkpoints=4"
+
+
+@pytest.fixture(scope="module")
+def frozen(pretrained, shared):
+    """Frozen at its checkpoints of steps 6 and 12, and no more at 18 and 24."""
+    flags = [*TINY_FINETUNE, *FROZEN, ALL_CHECKPOINTS, f"--config.init_from={pretrained}"]
+    return shared(flags, "finetune")
+
+
+def unchanged(workdir, first, last):
+    """The model's weights that are the same in two checkpoints."""
+    before, after = weights(workdir, first), weights(workdir, last)
+    same = {name for name in before if np.array_equal(before[name], after[name])}
+    return {name for name in same if name.startswith("model/")}
+
+
+def test_frozen_layers_keep_the_pretrained_weights_and_are_trained_later(frozen, pretrained):
+    same = unchanged(frozen, 6, 12)
+    assert any("/stem/" in name for name in same) and not any("moving_" in name for name in same)
+    name = "model/backbone/stem/conv/kernel/.ATTRIBUTES/VARIABLE_VALUE"
+    stem = load_pretrained(str(pretrained)).patch_network.stem.conv.kernel
+    np.testing.assert_array_equal(weights(frozen, 12)[name], stem)
+    assert not any("/kernel/" in name for name in unchanged(frozen, 12, 18))
+
+
+def test_the_baseline_has_the_same_frozen_layers(frozen, pretrained, tmp_path):
+    flags = [*FROZEN, ALL_CHECKPOINTS, f"--config.init_from={pretrained}"]
+    finish(tmp_path, *flags, "--config.from_scratch=True")
+    assert unchanged(tmp_path, 6, 12) == unchanged(frozen, 6, 12)
+
+
+def test_frozen_steps_are_counted_from_the_first_start(frozen, pretrained, tmp_path, monkeypatch):
+    flags = [*TINY_FINETUNE, *FROZEN, ALL_CHECKPOINTS, f"--config.init_from={pretrained}"]
+    flags.append(f"--workdir={tmp_path}")
+    cut_short(monkeypatch, 12, "finetune", *flags)
+    assert "resuming at step 6 " in succeeds("finetune", *flags)
+    assert_identical(tmp_path, weights(frozen))
+
+
 def test_a_nan_loss_stops_the_run(tmp_path):
     flags = [*TINY_FINETUNE, "--config.optimizer.learning_rate=1e6", f"--workdir={tmp_path}"]
     line = fails("finetune", *flags, "--config.train.log_every=1")
@@ -214,6 +255,15 @@ def test_two_virtual_replicas_train_and_evaluate_as_one(one_replica, tmp_path):
     assert code == 0, err
     assert "2 replica(s)" in out
     assert_same_run(tmp_path, one_replica)
+
+
+def test_two_virtual_replicas_slow_the_backbone_as_one(shared, tmp_path):
+    flags = [*TINY_FINETUNE, *PARITY_HERE, *FROZEN, "--config.optimizer.name=adamw"]
+    expected = shared(flags, "finetune")
+    flags += ["--virtual_devices=2", f"--workdir={tmp_path}"]
+    code, _, err = run(*flags, command="bin/finetune.py")
+    assert code == 0, err
+    assert_same_run(tmp_path, expected)
 
 
 def test_two_workers_train_and_evaluate_as_one(one_replica, tmp_path):
@@ -304,6 +354,8 @@ def test_the_parts_of_the_224_run_work_together(class_folders, tmp_path):
         "--config.model.mlp_dim=8",
         "--config.model.attention_layers=1",
         "--config.optimizer.warmup_steps=1",
+        "--config.optimizer.backbone_factor=0.5",
+        "--config.train.frozen_steps=1",
         "--config.train.batch_size=4",
         "--config.train.steps=2",
         "--config.train.precision=mixed_bfloat16",

@@ -6,7 +6,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from selfie_tf.errors import UserError
-from selfie_tf.losses import classification_loss
+from selfie_tf.losses import classification_loss, l2_penalty
+from selfie_tf.models import classifier as classifier_module
 from selfie_tf.models.base import normalize
 from selfie_tf.models.classifier import ResNetClassifier
 from selfie_tf.models.selfie import SelfiePretrainer
@@ -199,6 +200,100 @@ def test_mixed_bfloat16_gives_float32_logits(rng):
     logits = classifier(make_images(rng), training=True)
     assert logits.dtype == tf.float32 and np.isfinite(logits).all()
     assert (logits.numpy() != tf.cast(tf.cast(logits, tf.bfloat16), tf.float32).numpy()).any()
+
+
+# Layers that pretraining provides
+
+# SGD without momentum, and L2 in the loss.
+PLAIN = {"weight_decay": 0.1, "dropout_rate": 0.0}
+IMAGES, LABELS = make_images(np.random.default_rng(5), 4), np.array([0, 3, 1, 3])
+
+
+def of_pretraining(model):
+    """Names of the trainable variables that pretraining provides."""
+    return {v.name for layer in model.pretrained_layers for v in layer.trainable_variables}
+
+
+def train(model):
+    """Takes a step of SGD; the trainable variables after it, and what the step returns."""
+    model.compile(keras.optimizers.SGD(0.01), run_eagerly=True)
+    logs = model.train_step((IMAGES, LABELS))
+    return {v.name: v.numpy() for v in model.trainable_variables}, logs
+
+
+def twins(head, *arguments):
+    """Classifiers of the same weights."""
+    models = [make(head, **PLAIN, **values) for values in arguments]
+    for model in models:
+        model.set_weights(models[0].get_weights())
+    return models
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_layers_of_pretraining_are_those_that_load_its_weights(head, rng):
+    classifier = make(head)
+    loaded = load_pretrained_weights(classifier, make_pretrainer(rng), "x")["loaded"]
+    trainable = {v.name for v in classifier.trainable_variables}
+    assert of_pretraining(classifier) == {f"{name}:0" for name in loaded} & trainable
+    assert len(trainable) > len(of_pretraining(classifier)) > 10
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_backbone_moves_by_its_factor(head):
+    plain, half = twins(head, {}, {"backbone_factor": 0.5})
+    before = {v.name: v.numpy() for v in plain.trainable_variables}
+    (expected, _), (found, _) = train(plain), train(half)
+    slowed = of_pretraining(half)
+    for name, old in before.items():
+        factor = 0.5 if name in slowed else 1.0
+        update = factor * (expected[name] - old)
+        np.testing.assert_allclose(found[name] - old, update, atol=1e-6, err_msg=name)
+    moved = [np.abs(expected[name] - before[name]).max() for name in slowed]
+    assert np.mean(np.array(moved) > 1e-5) > 0.8  # all but what has no gradient, such as key biases
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_frozen_layers_only_adapt_their_statistics(head):
+    (model,) = twins(head, {"frozen_steps": 2})
+    before = {v.name: v.numpy() for v in model.weights}
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True), run_eagerly=True)
+    frozen = of_pretraining(model)
+    for _ in range(2):
+        model.train_step((IMAGES, LABELS))
+    for variable in model.trainable_variables:
+        same = np.array_equal(variable, before[variable.name])
+        assert same == (variable.name in frozen), variable.name
+    moving = [v for v in model.backbone.non_trainable_variables if "moving" in v.name]
+    assert moving and all(np.any(v.numpy() != before[v.name]) for v in moving)
+    for variable, momentum in zip(model.trainable_variables, model.optimizer.momentums):
+        assert np.any(momentum.numpy()) == (variable.name not in frozen), variable.name
+    model.train_step((IMAGES, LABELS))
+    values = {v.name: v.numpy() for v in model.trainable_variables}
+    assert all(np.any(values[name] != before[name]) for name in frozen if "kernel" in name)
+
+
+def test_the_norm_is_that_of_the_gradient_that_is_applied():
+    free, frozen = twins("resnet50", {}, {"frozen_steps": 1})
+    variables = free.trainable_variables
+    with tf.GradientTape() as tape:
+        losses, _ = free.loss_and_accuracy((IMAGES, LABELS), training=True)
+        loss = tf.reduce_mean(losses) + 0.1 * l2_penalty(variables)
+    slowed = of_pretraining(frozen)
+    gradients = zip(tape.gradient(loss, variables), variables)
+    rest = [g.numpy() for g, v in gradients if v.name not in slowed]
+    frozen.set_weights(free.get_weights())
+    norm = train(frozen)[1]["gradient_norm"]
+    np.testing.assert_allclose(norm, np.sqrt(sum(np.sum(g**2) for g in rest)), rtol=1e-3)
+
+
+def test_by_default_the_step_is_the_plain_one(monkeypatch):
+    def fails(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(classifier_module, "apply_gradients_slowed", fails)
+    train(make())
+    with pytest.raises(AssertionError):
+        train(make(frozen_steps=1))
 
 
 # From pretraining

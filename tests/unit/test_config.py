@@ -127,6 +127,7 @@ def test_an_instance_loss_alone_can_work():
             ["train.batch_size=7: expected at least 8", "head=patchformer", "head=resnet50"],
         ),
         ({"model.label_smoothing": -0.1}, ["label_smoothing=-0.1"]),
+        ({"train.frozen_steps": 200, "train.steps": 200}, ["frozen_steps=200", "steps=200"]),
     ],
 )
 def test_finetuning_configs_that_cannot_work(values, expected):
@@ -210,11 +211,15 @@ CLASSIFIER = {
     "model.patch_by_patch": True,
     "model.position": "factorized",
     "model.label_smoothing": 0.3,
+    "optimizer.backbone_factor": 0.4,
+    "train.frozen_steps": 9,
 }
 PATCHFORMER_CLASSIFIER = {
     "model.head": "patchformer",
     "model.label_smoothing": 0.3,
     "patches.mask_ratio": 0.4,
+    "optimizer.backbone_factor": 0.4,
+    "train.frozen_steps": 9,
 }
 
 

@@ -83,6 +83,79 @@ def test_lamb_matches_its_equations(rng):
         np.testing.assert_allclose(variable, value, rtol=1e-5)
 
 
+def slowed_steps(optimizer, values, gradients, factor, frozen_steps):
+    """Steps with the first of two variables slowed: yields the values and gradients of each."""
+    variables = [tf.Variable(value, name="kernel") for value in values]
+    optimizers.build(optimizer, variables)
+    for both in gradients:
+        applied = optimizers.apply_gradients_slowed(
+            optimizer, [*map(tf.constant, both)], variables, variables[:1], factor, frozen_steps
+        )
+        yield [v.numpy() for v in variables], [g.numpy() for g in applied]
+
+
+@pytest.mark.parametrize("factor, frozen_steps", [(0.5, 0), (0.0, 0), (1.0, 2), (0.3, 2)])
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+def test_slowed_sgd_written_out(momentum, factor, frozen_steps, rng):
+    """With Nesterov momentum; the velocity begins at 0 after the frozen steps."""
+    schedule = warmup_cosine(0.2, 10, 3)
+    values, velocity = [rng.normal(size=[3, 2]) for _ in "ab"], [0.0, 0.0]
+    gradients = rng.normal(size=[6, 2, 3, 2])
+    optimizer = make_optimizer("sgd", schedule, momentum=momentum)
+    steps = slowed_steps(optimizer, values, gradients, factor, frozen_steps)
+    for step, (found, applied) in enumerate(steps):
+        rate = float(schedule(step))
+        for i, scale in enumerate((factor, 1.0)):
+            g = gradients[step, i] * (i == 1 or step >= frozen_steps)
+            velocity[i] = momentum * velocity[i] - rate * g
+            values[i] = values[i] + scale * (momentum * velocity[i] - rate * g)
+            np.testing.assert_allclose(found[i], values[i], rtol=1e-5, atol=1e-6)
+            np.testing.assert_array_equal(applied[i], g)
+
+
+@pytest.mark.parametrize("factor, frozen_steps", [(0.5, 0), (0.0, 0), (1.0, 3), (0.3, 3)])
+def test_slowed_adamw_written_out(factor, frozen_steps, rng):
+    """Its moments begin at 0 after the frozen steps, and so does the correction for that."""
+    schedule = warmup_cosine(0.2, 10, 3)
+    values, moments = [rng.normal(size=[3, 2]) for _ in "ab"], [(0.0, 0.0)] * 2
+    gradients = rng.normal(size=[8, 2, 3, 2])
+    optimizer = make_optimizer("adamw", schedule, weight_decay=0.3, beta_1=0.8, beta_2=0.95)
+    steps = slowed_steps(optimizer, values, gradients, factor, frozen_steps)
+    for step, (found, _) in enumerate(steps):
+        rate = float(schedule(step))
+        for i, scale in enumerate((factor, 1.0)):
+            own = step + 1 - (0 if i else frozen_steps)
+            if own < 1:
+                np.testing.assert_array_equal(found[i], values[i])
+                continue
+            g, (m, v) = gradients[step, i], moments[i]
+            m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g**2
+            moments[i] = m, v
+            late, plain = (np.sqrt(1 - 0.95**n) / (1 - 0.8**n) for n in (own, step + 1))
+            update = plain * m / (np.sqrt(v) + 1e-6) + 0.3 * values[i]
+            values[i] = values[i] - scale * late / plain * rate * update
+            np.testing.assert_allclose(found[i], values[i], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", pytest.param("lamb", marks=needs_addons)])
+def test_what_is_slowed_moves_by_the_fraction_and_the_rest_as_ever(name, rng):
+    """Against the plain step: a fraction of the first update, none of the frozen ones."""
+    values = [rng.normal(size=[3, 2]).astype(np.float32) for _ in "ab"]
+    gradients = rng.normal(size=[3, 2, 3, 2]).astype(np.float32)
+
+    def steps(factor, frozen_steps):
+        optimizer = make_optimizer(name, 0.1, weight_decay=0.3)
+        return [v for v, _ in slowed_steps(optimizer, values, gradients, factor, frozen_steps)]
+
+    plain, half, frozen = steps(1.0, 0), steps(0.5, 0), steps(1.0, 2)
+    np.testing.assert_allclose(half[0][0], (values[0] + plain[0][0]) / 2, rtol=1e-5)
+    for step in range(3):
+        np.testing.assert_array_equal(half[step][1], plain[step][1])
+        np.testing.assert_array_equal(frozen[step][1], plain[step][1])
+        assert (frozen[step][0] != values[0]).all() == (step == 2)
+    assert (plain[0][0] != values[0]).all()
+
+
 @pytest.mark.skipif(HAS_ADDONS, reason="TensorFlow Addons is installed")
 def test_lamb_without_addons_says_how_to_get_it():
     with pytest.raises(UserError, match="requirements/addons.txt"):

@@ -345,6 +345,9 @@ def test_all_of_the_encoder_is_taken_and_the_rest_is_fresh(rng):
     for name, value in mine.items():
         np.testing.assert_array_equal(value, theirs[name], err_msg=name)
     assert {name.split(":")[0] for name in mine} == set(used["loaded"])
+    layers = classifier.pretrained_layers
+    assert {v.name for layer in layers for v in layer.weights} >= set(mine)
+    assert not any("residual" in v.name for layer in layers for v in layer.weights)
     assert {name.split("/")[0] for name in used["fresh"]} == {"residual", "head"}
     assert not used["unused"]
 
