@@ -86,6 +86,19 @@ def load(path: str, command) -> RunConfig:
     )
 
 
+def known_experiments() -> list[str]:
+    """The names of the package's experiments."""
+    found = os.listdir(os.path.join(folder(), "experiments"))
+    return sorted(f.removesuffix(".py") for f in found if f.endswith(".py"))
+
+
+def get(name: str) -> RunConfig:
+    """One of the package's configs by its name, for experiments that begin with its numbers."""
+    config = runpy.run_path(os.path.join(folder(), f"{name}.py"))["get_config"]()
+    config.set_explicit(())
+    return config
+
+
 def load_experiment(value: str) -> Experiment:
     """The experiment that a file's `get_config()` returns.
 
@@ -101,8 +114,7 @@ def load_experiment(value: str) -> Experiment:
         name = value.removeprefix("configs/").removeprefix("experiments/").removesuffix(".py")
         path = os.path.join(inside, f"{name}.py")
     if not os.path.isfile(path):
-        names = sorted(f.removesuffix(".py") for f in os.listdir(inside) if f.endswith(".py"))
-        known = ", ".join(f"experiments/{name}" for name in names)
+        known = ", ".join(f"experiments/{name}" for name in known_experiments())
         raise UserError(f"--config={value}: no such file, nor an experiment; there are {known}")
     try:
         experiment = runpy.run_path(path)["get_config"]()

@@ -19,11 +19,12 @@ class Recipe:
     """One way to initialise and finetune a classifier.
 
     Attributes:
-      pretrain: The config of pretraining; its seed is set by the plan. None: random weights.
+      pretrain: The config of pretraining; its seed is set by the plan. Or the name of an earlier
+        recipe, whose pretrained networks are taken. None: random weights.
       finetune: {key: value} that this recipe sets in the configs of finetuning.
     """
 
-    pretrain: PretrainConfig | None = None
+    pretrain: PretrainConfig | str | None = None
     finetune: dict = dataclasses.field(default_factory=dict)
 
 
@@ -75,6 +76,7 @@ class Cell:
       kind: "pretrain", "probe", "tune" or "final".
       recipe, task: Names; `task` is empty for "pretrain" and "probe".
       pretraining: Number of the pretraining, and its seed.
+      network: Name of the "pretrain" cell whose network it takes; "" for random weights.
       seed: Of a finetuning: of weights, batches and the subset of labels.
       setting: (key, value) pairs of a "tune" cell.
     """
@@ -83,14 +85,15 @@ class Cell:
     kind: str
     recipe: str
     pretraining: int
+    network: str = ""
     task: str = ""
     seed: int = 0
     setting: tuple = ()
 
     @property
-    def unit(self) -> tuple:
+    def unit(self) -> str:
         """What a machine has to do by itself: all that takes the same pretrained network."""
-        return self.recipe, self.pretraining
+        return self.network or f"{self.recipe}/{self.pretraining}"
 
 
 @dataclasses.dataclass
@@ -111,7 +114,8 @@ class Experiment:
       primary: (recipe, baseline, task) of the comparisons that the experiment was made for. All
         others are secondary, and their p-values are adjusted for their number. The first recipe is
         the baseline of the others.
-      published: {(recipe, task): (accuracy in %, standard deviation)} of a paper, to stand beside.
+      published: {(recipe, task): (accuracy in %, standard deviation or None)} of a paper, to stand
+        beside.
     """
 
     recipes: dict
@@ -134,6 +138,14 @@ class Experiment:
                     raise UserError(
                         f"{kind} {name!r}: a name is made of letters, digits and _ . % + -"
                     )
+        earlier = {}
+        for name, recipe in self.recipes.items():
+            other = recipe.pretrain
+            if isinstance(other, str) and not isinstance(earlier.get(other), PretrainConfig):
+                raise UserError(
+                    f"recipe {name!r}: pretrain={other!r} is no earlier recipe that pretrains"
+                )
+            earlier[name] = other
         for name, task in self.tasks.items():
             unknown = [recipe for recipe in task.recipes if recipe not in self.recipes]
             if unknown:
@@ -175,6 +187,9 @@ class Experiment:
             recipe: max(self.pretrainings, *(self.tasks[name].pretrainings for name in names), 0)
             for recipe, names in tasks.items()
         }
+        for recipe in self.recipes:
+            owner = self._owner(recipe)
+            numbers[owner] = max(numbers[owner], numbers[recipe])
         found = []
         for number in range(max(numbers.values(), default=0)):
             for recipe, names in tasks.items():
@@ -184,25 +199,31 @@ class Experiment:
 
     def _unit(self, recipe, number, tasks):
         """The cells of one pretraining of a recipe."""
-        found, folder = [], f"{recipe}/{number}"
-        if self.recipes[recipe].pretrain is not None:
-            found.append(Cell(f"{folder}/pretrain", "pretrain", recipe, number))
+        found, folder, owner = [], f"{recipe}/{number}", self._owner(recipe)
+        pretrain = self.recipes[recipe].pretrain
+        network = "" if pretrain is None else f"{owner}/{number}/pretrain"
+        if owner == recipe and network:
+            found.append(Cell(network, "pretrain", recipe, number, network))
             if self.probe_images:
-                found.append(Cell(f"{folder}/probe", "probe", recipe, number))
+                found.append(Cell(f"{folder}/probe", "probe", recipe, number, network))
         if self.tuning is not None and number == 0:
             for task, setting, draw in itertools.product(
                 tasks, self.tuning.settings(), range(self.tuning.draws)
             ):
                 name = f"{folder}/tune/{task}/{setting_name(setting)}/{draw}"
-                found.append(Cell(name, "tune", recipe, number, task, draw, setting))
+                found.append(Cell(name, "tune", recipe, number, network, task, draw, setting))
         for name in tasks:
             task = self.tasks[name]
             if number < task.pretrainings:
                 for seed in range(number * task.seeds, (number + 1) * task.seeds):
-                    found.append(
-                        Cell(f"{folder}/{name}/{seed}", "final", recipe, number, name, seed)
-                    )
+                    final = f"{folder}/{name}/{seed}"
+                    found.append(Cell(final, "final", recipe, number, network, name, seed))
         return found
+
+    def _owner(self, recipe):
+        """The recipe that makes the pretrained networks of a recipe."""
+        pretrain = self.recipes[recipe].pretrain
+        return pretrain if isinstance(pretrain, str) else recipe
 
     def config(self, cell: Cell, setting: tuple = ()):
         """The config of a cell's run.

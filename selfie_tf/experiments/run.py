@@ -92,14 +92,14 @@ class ExperimentRunner:
     def _run(self, cell, setting) -> dict:
         """Runs one cell: what is particular to its row."""
         folder, config = self._folder(cell), self._experiment.config(cell, setting)
-        network = self._folder(cell, "pretrain")
+        network = self._path(cell.network)
         arguments = {"strategy": self._strategy, **self._data}
         try:
             if cell.kind == "pretrain":
                 return {**self._pretrained(pretrain(config, folder, **arguments)), "seed": ""}
             if cell.kind == "probe":
                 return self._probe(network, folder)
-            if self._experiment.recipes[cell.recipe].pretrain is not None:
+            if cell.network:
                 config.init_from = network
             result = finetune(config, folder, **arguments)
         except DivergedError as error:
@@ -209,9 +209,9 @@ class ExperimentRunner:
 
     def _network(self, cell):
         """Names the weights of the pretrained network; another machine would get others."""
-        if self._experiment.recipes[cell.recipe].pretrain is None:
+        if not cell.network:
             return ""
-        folder = os.path.join(self._folder(cell, "pretrain"), "checkpoints", "*", "manifest.json")
+        folder = os.path.join(self._path(cell.network), "checkpoints", "*", "manifest.json")
         manifests = sorted(tf.io.gfile.glob(folder))
         return sha256(manifests[-1])[:12] if manifests else ""
 
@@ -221,10 +221,12 @@ class ExperimentRunner:
             return 0.0
         return gflop_per_image(config) * config.train.batch_size * config.train.steps
 
-    def _folder(self, cell, name=""):
-        """The work directory of a cell, or of its unit's cell of another name."""
-        path = f"{cell.recipe}/{cell.pretraining}/{name}" if name else cell.name
-        return os.path.join(self._workdir, "cells", *path.split("/"))
+    def _folder(self, cell):
+        """The work directory of a cell."""
+        return self._path(cell.name)
+
+    def _path(self, name):
+        return os.path.join(self._workdir, "cells", *name.split("/"))
 
 
 def _about(result):

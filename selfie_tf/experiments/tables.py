@@ -32,7 +32,7 @@ class Line:
       difference: A `statistics.Difference`, or None.
       p: Its p-value; of secondary comparisons adjusted for their number.
       primary: Whether it is a primary comparison.
-      published: (accuracy in %, standard deviation) of the paper, or None.
+      published: (accuracy in %, standard deviation or None) of the paper, or None.
       published_difference: The paper's accuracy minus that of its baseline in %, or None.
     """
 
@@ -162,7 +162,7 @@ def to_markdown(lines: list) -> str:
         if published:
             theirs, gain = line.published, line.published_difference
             cells += [
-                "" if theirs is None else f"{theirs[0]:.1f} ± {theirs[1]:.1f}",
+                "" if theirs is None else _percent(*(x and x / 100 for x in theirs)),
                 "" if gain is None else f"{gain:+.1f}",
             ]
         table.append(cells)

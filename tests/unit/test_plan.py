@@ -87,6 +87,10 @@ def test_each_pretraining_has_its_seed_and_the_plan_is_not_changed(miniature):
 @pytest.mark.parametrize(
     "change, expected",
     [
+        ({"recipes": {"a": Recipe("b")}}, "recipe 'a': pretrain='b' is no earlier recipe"),
+        ({"recipes": {"a": Recipe(), "b": Recipe("a")}}, "recipe 'b': pretrain='a' is no earlier"),
+        ({"primary": (("a", "b", "5%"),)}, "there is no recipe 'b' on a task '5%'"),
+        ({"published": {("a", "8%"): (1, 1)}}, "there is no recipe 'a' on a task '8%'"),
         ({"recipes": {"a/b": Recipe()}}, "recipe 'a/b': a name is made of letters"),
         (
             {"tasks": {"5%": Task(FinetuneConfig(), recipes=("b",))}},
@@ -116,9 +120,47 @@ def test_a_pretraining_config_that_cannot_work():
         Experiment({"a": Recipe(config)}, {"5%": Task(FinetuneConfig())}).validate()
 
 
-@pytest.mark.parametrize("name", ["quickstart", "padding"])
-def test_experiments_of_the_package_validate(name):
-    config_files.load_experiment(f"experiments/{name}")
+def test_a_recipe_may_take_the_networks_of_an_earlier_one(miniature):
+    miniature.recipes["frozen"] = Recipe("selfie", {"train.frozen_steps": 2})
+    miniature.tasks["frozen"] = Task(miniature.tasks["2%"].config, 3, 1, recipes=("frozen",))
+    miniature.validate()
+    cells = {cell.name: cell for cell in miniature.cells()}
+    assert sum(cell.kind == "pretrain" for cell in cells.values()) == 3  # as many as it needs
+    assert not any(name.startswith("frozen") and name.endswith("pretrain") for name in cells)
+    one = cells["frozen/2/frozen/2"]
+    assert one.network == one.unit == cells["selfie/2/pretrain"].unit == "selfie/2/pretrain"
+    assert miniature.config(one).train.frozen_steps == 2
+
+
+# Final and tuning cells per recipe and task: 5 seeds; 6 learning rates, or 5 batch sizes x 4.
+@pytest.mark.parametrize(
+    "name, recipes, tasks, final, tune, published",
+    [
+        ("selfie_cifar10_table1", 2, 4, 40, 48, 75.9 + 79.3 + 88.3 + 95.5),
+        ("selfie_imagenet32_table1", 2, 4, 40, 48, 13.1 + 25.9 + 32.7 + 55.7),
+        ("selfie_imagenet224_table1", 2, 4, 40, 48, 35.6 + 59.6 + 65.7 + 76.9),
+        ("selfie_table2", 4, 4, 40, 48, 80.3 + 95.7),
+        ("patchformer_imagenet", 2, 3, 6, 120, 0),
+    ],
+)
+def test_the_papers_tables(name, recipes, tasks, final, tune, published):
+    plan = config_files.load_experiment(f"experiments/{name}")
+    kinds = collections.Counter(cell.kind for cell in plan.cells())
+    assert (len(plan.recipes), len(plan.tasks)) == (recipes, tasks)
+    assert (kinds["final"], kinds["tune"]) == (final, tune)
+    first = next(iter(plan.recipes))
+    numbers = [mean for (recipe, _), (mean, _) in plan.published.items() if recipe == first]
+    assert sum(numbers) == pytest.approx(published)
+
+
+@pytest.mark.parametrize("name", config_files.known_experiments())
+def test_experiments_say_their_command_and_result(name):
+    plan = config_files.load_experiment(f"experiments/{name}")
+    assert plan.cells()
+    with open(os.path.join(config_files.folder(), "experiments", f"{name}.py")) as file:
+        text = file.read()
+    assert f"bin/experiment.py --config=configs/experiments/{name}.py" in text.replace("\\\n", "")
+    assert "Result" in text or "docs/RESULTS.md" in text
 
 
 @pytest.mark.parametrize(

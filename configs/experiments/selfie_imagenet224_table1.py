@@ -1,0 +1,35 @@
+"""Selfie's Table 1, ImageNet at 224x224: 40 finetunings after tuning (sections 3.1, 3.2).
+
+    python bin/experiment.py --config=configs/experiments/selfie_imagenet224_table1.py \
+        --workdir=runs/table1 --dry_run
+
+As selfie_cifar10_table1, on 5, 10, 20 and 100 % of the labels. Result: not measured.
+"""
+
+from selfie_tf.cli.config_files import get
+from selfie_tf.experiments.plan import Experiment, Recipe, Task, Tuning
+
+FRACTIONS = {"5%": 0.05, "10%": 0.1, "20%": 0.2, "100%": 1.0}
+PUBLISHED = {  # in %, mean and standard deviation of five seeds (Table 1)
+    "scratch": ((35.6, 0.7), (59.6, 0.2), (65.7, 0.2), (76.9, 0.2)),
+    "selfie": ((46.7, 0.4), (61.9, 0.2), (67.1, 0.2), (77.0, 0.1)),
+}
+
+
+def get_config() -> Experiment:
+    tasks = {}
+    for name, fraction in FRACTIONS.items():
+        config = get("finetune_imagenet224")
+        config.data.label_fraction = fraction
+        config.train.eval_every = config.train.steps
+        tasks[name] = Task(config, pretrainings=1, seeds=5)
+    return Experiment(
+        recipes={"scratch": Recipe(), "selfie": Recipe(get("selfie_imagenet224"))},
+        tasks=tasks,
+        tuning=Tuning({"optimizer.learning_rate": (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)}),
+        published={
+            (recipe, task): numbers[i]
+            for recipe, numbers in PUBLISHED.items()
+            for i, task in enumerate(FRACTIONS)
+        },
+    )
