@@ -5,7 +5,8 @@
 
 For a finetuning run: top-1 and top-5 accuracy, a table per class and a confusion matrix. For a
 pretraining run: its accuracy at the pretext task, and the accuracy of 20 nearest neighbours and of
-a linear probe on its frozen features, beside those of the same network with random weights.
+a linear probe on its frozen features, beside those of the same network with random weights; all of
+that also with batch statistics of whole images.
 """
 
 import os
@@ -37,6 +38,14 @@ def define(values: flags.FlagValues) -> None:
         1,
         flag_values=values,
     )
+    flags.DEFINE_float(
+        "label_fraction",
+        1.0,
+        "Fraction of each class's images that they learn from, at most.",
+        0.0,
+        1.0,
+        flag_values=values,
+    )
 
 
 def run(arguments: Arguments) -> None:
@@ -55,7 +64,9 @@ def run(arguments: Arguments) -> None:
     if is_finetuning(path):
         print(tables.finetuned_report(evaluate.evaluate_finetuned(**options)))
     else:
-        result = evaluate.evaluate_pretrained(**options, train_images=values.train_images)
+        result = evaluate.evaluate_pretrained(
+            **options, train_images=values.train_images, label_fraction=values.label_fraction
+        )
         print(tables.pretrained_report(result))
 
 

@@ -68,7 +68,12 @@ def evaluate_finetuned(path: str, output: str, data_name: str = "", data_dir: st
 
 
 def evaluate_pretrained(
-    path: str, output: str, data_name: str = "", data_dir: str = "", train_images: int = 10_000
+    path: str,
+    output: str,
+    data_name: str = "",
+    data_dir: str = "",
+    train_images: int = 10_000,
+    label_fraction: float = 1.0,
 ) -> dict:
     """Measures the pretext task, and how well frozen features tell classes apart.
 
@@ -77,7 +82,8 @@ def evaluate_pretrained(
       output: Folder for evaluation.json.
       data_name: Labelled data for the probes; "" for the run's own, if it has labels.
       data_dir: See `data.make_source`.
-      train_images: Number of labelled images that the probes learn from, at most.
+      train_images, label_fraction: Number of labelled images, and fraction of each class's, that
+        the probes learn from, at most.
 
     Returns:
       The contents of evaluation.json. For `probes`, see `probes.probe`.
@@ -111,7 +117,7 @@ def evaluate_pretrained(
         logging.info("frozen features are not tested: %s; give other data with --data_name", reason)
         result["probes"] = None
     else:
-        result["probes"] = probe(config, source, model, train_images)
+        result["probes"] = probe(config, source, model, train_images, label_fraction)
     _write(output, result)
     return result
 

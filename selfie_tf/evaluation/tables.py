@@ -32,10 +32,14 @@ def pretrained_report(result: dict) -> str:
         lines += [
             f"frozen features of {probes['data']}, {probes['training_images']} labelled images, "
             f"tested on {probes['test_images']}:",
-            "            20 nearest neighbours  linear probe",
+            f"{'':24}  20 nearest neighbours  linear probe",
         ]
-        lines += [
-            f"{key:10}  {probes[key]['knn_top1']:21.3f}  {probes[key]['linear_probe_top1']:12.3f}"
-            for key in ("pretrained", "untrained")
-        ]
+        for key in ("pretrained", "untrained", "pretrained_reestimated", "untrained_reestimated"):
+            knn, linear = probes[key]["knn_top1"], probes[key]["linear_probe_top1"]
+            name = key.replace("_reestimated", ", re-estimated")
+            lines.append(f"{name:24}  {knn:21.3f}  {linear:12.3f}")
+        lines.append(
+            "re-estimated: with batch statistics of "
+            f"{probes['statistics_images']} whole training images"
+        )
     return "\n".join(lines)

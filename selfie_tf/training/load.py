@@ -1,5 +1,7 @@
 """Runs and exports, read back from disk."""
 
+import collections.abc
+import contextlib
 import dataclasses
 import os
 import typing
@@ -103,6 +105,19 @@ def read_run_config(path: str):
     return _config(path, saved_model.read_info(path))
 
 
+@contextlib.contextmanager
+def loading_precision(config) -> collections.abc.Iterator[None]:
+    """Within it, models are made in the precision of a `LoadedRun` of `config`."""
+    policy = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(
+        "float64" if config.train.precision == "float64" else "float32"
+    )
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(policy)
+
+
 def _load(path, kind, build):
     info = saved_model.read_info(path)
     config = _config(path, info)
@@ -114,15 +129,9 @@ def _load(path, kind, build):
     if kind is FinetuneConfig and not class_names:
         raise UserError(f"{path}: no class names: its subset.json is lost; bring it back")
     data = info if info is not None else read_json(path, "data.json") or {}
-    policy = keras.mixed_precision.global_policy()
-    keras.mixed_precision.set_global_policy(
-        "float64" if config.train.precision == "float64" else "float32"
-    )
-    try:
+    with loading_precision(config):
         model = build(config, class_names)
         compile_model(config, model)
-    finally:
-        keras.mixed_precision.set_global_policy(policy)
     if info is not None:
         saved_model.restore(path, info, model)
         step = info["step"]

@@ -1,6 +1,7 @@
 """Evaluation of pretrained and finetuned runs, and their comparison."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -106,10 +107,26 @@ def test_a_pretrained_run(runs, tmp_path):
         assert result[key] == pytest.approx(known[key], abs=0.02)
     probes = result["probes"]
     assert probes["training_images"] == 300 and probes["test_images"] == 1000
-    for key in ("pretrained", "untrained"):
-        for value in probes[key].values():
-            assert 0 < value < 1 and f"{value:.3f}" in out
-    assert probes["pretrained"] != probes["untrained"]
+    assert probes["statistics_images"] == 2048
+    rows = {}
+    for key in ("pretrained", "untrained", "pretrained_reestimated", "untrained_reestimated"):
+        knn, linear = (f"{probes[key][name]:.3f}" for name in ("knn_top1", "linear_probe_top1"))
+        name = key.replace("_", ", ").replace("reest", "re-est")
+        assert [name, knn, linear] in [re.split("  +", line) for line in out.splitlines()]
+        rows[key] = (knn, linear)
+    assert len(set(rows.values())) == 4
+    assert "re-estimated: with batch statistics of 2048 whole training images" in out
+
+
+def test_an_export_and_a_fraction_of_the_labels(runs, tmp_path):
+    succeeds("export", f"--workdir={runs}/pretrained", f"--output={tmp_path}/export")
+    results = []
+    for workdir in (runs / "pretrained", tmp_path / "export"):
+        flags = [f"--workdir={workdir}", f"--output={tmp_path}/{workdir.name}-evaluation"]
+        succeeds("evaluate", *flags, "--label_fraction=0.02")
+        path = tmp_path / f"{workdir.name}-evaluation" / "evaluation.json"
+        results.append(json.loads(path.read_text())["probes"])
+    assert results[0] == results[1] and results[0]["training_images"] == 100
 
 
 def save_images(folder, names):

@@ -357,6 +357,7 @@ def test_a_missing_workdir_flag(command):
         (["compare"], "--runs=: expected LABEL=WORKDIR"),
         (["compare", "--runs=a=x,b"], "--runs=a=x,b: expected LABEL=WORKDIR"),
         (["evaluate", "--workdir=x", "--train_images=0"], "--train_images=0"),
+        (["evaluate", "--workdir=x", "--label_fraction=2"], "--label_fraction=2"),
         (["evaluate", "--workdir=x", "--config=quickstart"], "unknown flag --config"),
         (["evaluate", "--workdir=/no/such/run"], "/no/such/run: no config.json in it"),
         (["benchmark", "--config=quickstart", "--seconds=nan"], "--seconds=nan"),
