@@ -1,7 +1,8 @@
 """Augmentation of the visible patches of one image, each patch by itself (PatchFormer, Figure 1).
 
 PatchFormer is the submission of that name to ICLR 2020; where it gives no number or leaves a
-choice open, the comment here says so. All functions take the C patches of one image at once, draw
+choice open, the comment here says so. The two views of an image for Selfie's instance loss are
+augmented as patches, too. All functions take the C patches of one image at once, draw
 one set of random numbers per patch, are functions of their seed, and run eagerly and inside tf.data
 with static shapes. Between steps pixels are float32 in [0, 255].
 """

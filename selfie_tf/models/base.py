@@ -12,8 +12,7 @@ class TrainableModel(keras.Model):
     """A Keras model whose training step adds L2 to the loss and counts non-finite steps.
 
     A subclass sets `_arguments` to the arguments of its constructor, calls `_make_metrics`, and
-    implements `loss_and_accuracy`; one with more metrics has `more_metrics` and overrides
-    `measure`.
+    implements `loss_and_accuracy`. One with more metrics overrides `measure` and `more_metrics`.
 
     Steps are traced without AutoGraph: no model has Python control flow over tensors, and rewriting
     the source of each layer only takes time.

@@ -88,7 +88,7 @@ KINDS = {
             "target_positions": ([4], tf.int32),
         },
     ),
-    "selfie with an instance loss": Kind(
+    "selfie_instance": Kind(
         [*TINY, "--config.model.instance_weight=0.5", "--config.model.negatives=all"],
         SELFIE_PARITY,
         SelfieConfig,

@@ -60,10 +60,11 @@ def test_held_out_images_have_no_views(rng):
     assert "views" not in batch
 
 
-def test_views_differ_within_an_image_between_images_and_epochs(rng):
-    image = rng.integers(0, 256, [1, 16, 16, 3], np.uint8)
+@pytest.mark.parametrize("off", [{**OFF, "flip_rate": 0.0}, {"min_crop_area": 1.0}])
+def test_crops_and_noise_differ_within_an_image_between_images_and_epochs(off, rng):
+    image = rng.integers(0, 256, [1, 64, 64, 3], np.uint8)
     images = tf.constant(np.repeat(image, 16, axis=0))
-    batches = as_numpy(training_batches(IndexedSource(images, images), make_config()), 3)
+    batches = as_numpy(training_batches(IndexedSource(images, images), make_config(**off)), 3)
     views = np.concatenate([batch["views"].reshape(-1, 16 * 16 * 3) for batch in batches])
     assert len(np.unique(views, axis=0)) == 3 * 16 * 2
     assert views.std(axis=1).min() > 5  # none is blank
