@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+from PIL import Image
 
 from selfie_tf import cli
 from selfie_tf.benchmarks.replicas import free_ports
@@ -113,7 +114,12 @@ def succeeds(command, *flags):
 def fails(command, *flags, code=1):
     """Runs a command in this process, checks how it fails, and returns the line that says why."""
     exit_code, _, err = call(command, *flags)
-    assert exit_code == code, err
+    return error_line(exit_code, err, code)
+
+
+def error_line(exit_code, err, expected_code=1):
+    """Checks that a command failed with one line, the last one on stderr, and returns it."""
+    assert exit_code == expected_code, err
     assert "Traceback" not in err
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and err.splitlines()[-1] == errors[0], err
@@ -161,9 +167,13 @@ def run(*flags, env=None, command="bin/pretrain.py"):
 
 
 def weights(workdir, step=STEPS):
-    """{variable's path: value} of a checkpoint."""
-    path = os.path.join(workdir, "checkpoints", f"step-{step:08d}", "state")
-    reader = tf.train.load_checkpoint(path)
+    """{variable's path: value} of a run's checkpoint."""
+    return tensors(os.path.join(workdir, "checkpoints", f"step-{step:08d}", "state"))
+
+
+def tensors(state):
+    """{variable's path: value} of the model and the optimizer in a TensorFlow checkpoint."""
+    reader = tf.train.load_checkpoint(str(state))
     return {
         name: reader.get_tensor(name)
         for name in reader.get_variable_to_shape_map()
@@ -264,6 +274,15 @@ def assert_close(workdir, expected):
     found = weights(workdir, 16)
     for name, value in weights(expected, 16).items():
         np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+
+
+def save_noise(folder, names, shape=(16, 16)):
+    """Saves an image of noise, `shape` its height and width, under each of `names`."""
+    rng = np.random.default_rng(20190606)
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, [*shape, 3], dtype=np.uint8)).save(path)
 
 
 def constructor_defaults(model_class):

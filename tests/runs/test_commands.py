@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import TINY, run, start
+from helpers import TINY, error_line, run, start
 
 pytestmark = pytest.mark.full_depth
 
@@ -12,11 +12,7 @@ pytestmark = pytest.mark.full_depth
 def fails(*flags, env=None, command="bin/pretrain.py", code=1):
     """Runs the command, checks how it fails, and returns the line that says why."""
     exit_code, _, err = run(*flags, env=env, command=command)
-    assert exit_code == code, err
-    assert "Traceback" not in err
-    errors = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and err.splitlines()[-1] == errors[0], err
-    return errors[0]
+    return error_line(exit_code, err, code)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from selfie_tf.methods import read_config
 from selfie_tf.training.load import load_pretrained
 from selfie_tf.training.pretrain import pretrain
 
-from helpers import ROOT
+from helpers import ROOT, tensors, weights
 
 pytestmark = pytest.mark.full_depth
 
@@ -30,15 +30,6 @@ def stored(tmp_path):
     return tmp_path
 
 
-def tensors(state):
-    reader = tf.train.load_checkpoint(str(state))
-    return {
-        name: reader.get_tensor(name)
-        for name in reader.get_variable_to_shape_map()
-        if name.startswith(("model/", "optimizer/")) and "metric" not in name
-    }
-
-
 def test_a_stored_run_resumes_and_ends_with_the_weights_it_would_have_had(stored):
     """Within 1e-9, since another processor may round float64 otherwise."""
     config = read_config(json.loads((stored / "run" / "config.json").read_text()))
@@ -48,7 +39,7 @@ def test_a_stored_run_resumes_and_ends_with_the_weights_it_would_have_had(stored
     finally:
         keras.mixed_precision.set_global_policy(policy)
     expected = tensors(stored / "final" / "state")
-    found = tensors(stored / "run" / "checkpoints" / "step-00000008" / "state")
+    found = weights(stored / "run", 8)
     assert set(found) == set(expected) and len(found) > 100
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-9, atol=1e-9, err_msg=name)

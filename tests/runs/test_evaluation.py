@@ -13,7 +13,7 @@ from selfie_tf.evaluation import classes, probes
 from selfie_tf.evaluation.compare import compare
 from selfie_tf.training.load import load_finetuned
 
-from helpers import TINY, TINY_FINETUNE, call, fails, read_json, result_of, succeeds
+from helpers import TINY, TINY_FINETUNE, call, fails, read_json, result_of, save_noise, succeeds
 
 
 def test_confusion_matrix_and_table_match_a_loop(rng):
@@ -129,17 +129,11 @@ def test_an_export_and_a_fraction_of_the_labels(runs, tmp_path):
     assert results[0] == results[1] and results[0]["training_images"] == 100
 
 
-def save_images(folder, names):
-    rng = np.random.default_rng(0)
-    for name in names:
-        (folder / name).mkdir(parents=True)
-        for i in range(12):
-            pixels = rng.integers(0, 256, [16, 16, 3], dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+CATS_AND_DOGS = [f"{name}/{i}.png" for name in ("cat", "dog") for i in range(12)]
 
 
 def test_other_data_is_evaluated_by_name(runs, tmp_path):
-    save_images(tmp_path / "images", ["cat", "dog"])
+    save_noise(tmp_path / "images", CATS_AND_DOGS)
     data = f"--data_name=folder:{tmp_path}/images"
     out = succeeds("evaluate", f"--workdir={runs}/pretrained", f"--output={tmp_path}/p", data)
     assert "20 nearest neighbours" in out and f"folder:{tmp_path}/images" in out
@@ -149,7 +143,7 @@ def test_other_data_is_evaluated_by_name(runs, tmp_path):
 
 def test_a_folder_that_has_changed_is_refused(runs, tmp_path):
     """Other images would be held out than were kept from training."""
-    save_images(tmp_path / "images", ["cat", "dog"])
+    save_noise(tmp_path / "images", CATS_AND_DOGS)
     data = f"--config.data.name=folder:{tmp_path}/images"
     flags = [*TINY_FINETUNE, data, "--config.data.label_fraction=1", "--config.train.steps=5"]
     succeeds("finetune", *flags, f"--workdir={tmp_path}/run")

@@ -13,6 +13,7 @@ from helpers import (
     log_points,
     read_json,
     result_of,
+    save_noise,
     succeeds,
     weights,
 )
@@ -87,13 +88,10 @@ def test_both_are_evaluated(pretrained, finetuned, tmp_path):
     assert found["test_top1"] == pytest.approx(result["test_top1"], abs=2e-3)
 
 
-def test_the_parts_of_the_224_run_work_together(tmp_path, rng):
+def test_the_parts_of_the_224_run_work_together(tmp_path):
     """14x14 grid, 116 hidden, class folders, random resized crops, bfloat16."""
-    for i in range(12):
-        folder = tmp_path / "images" / f"class{i % 3}"
-        folder.mkdir(parents=True, exist_ok=True)
-        pixels = rng.integers(0, 256, [250, 300, 3], dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.jpg")
+    names = [f"class{i % 3}/{i}.jpg" for i in range(12)]
+    save_noise(tmp_path / "images", names, shape=(250, 300))
     succeeds(
         "pretrain",
         "--config=configs/patchformer_imagenet224.py",

@@ -12,7 +12,6 @@ import time
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from selfie_tf.errors import Interrupted, UserError
 from selfie_tf.training.load import load_pretrained
@@ -30,6 +29,7 @@ from helpers import (
     log_points,
     result_of,
     run,
+    save_noise,
     start,
     succeeds,
     wait_for_log,
@@ -207,13 +207,10 @@ def test_several_steps_an_execution_train_as_one_by_one(one_replica, tmp_path):
     assert_close(tmp_path, one_replica)
 
 
-def test_the_parts_of_the_224_run_work_together(tmp_path, rng):
+def test_the_parts_of_the_224_run_work_together(tmp_path):
     """ImageNet stem, row + column positions, random resized crops, class folders, bfloat16."""
-    for i in range(24):
-        folder = tmp_path / "images" / f"class{i % 3}"
-        folder.mkdir(parents=True, exist_ok=True)
-        pixels = rng.integers(0, 256, [250, 300, 3], dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.jpg")
+    names = [f"class{i % 3}/{i}.jpg" for i in range(24)]
+    save_noise(tmp_path / "images", names, shape=(250, 300))
     succeeds(
         "pretrain",
         "--config=configs/selfie_imagenet224.py",
@@ -251,12 +248,9 @@ def test_lost_and_damaged_logs_and_pictures_do_not_stop_a_run(uninterrupted, tmp
     assert result_of(workdir)["patch_accuracy"] is None
 
 
-def test_other_images_in_the_folder_are_noticed(tmp_path, rng, monkeypatch):
+def test_other_images_in_the_folder_are_noticed(tmp_path, monkeypatch):
     folder = tmp_path / "images"
-    folder.mkdir()
-    for i in range(24):
-        pixels = rng.integers(0, 256, [16, 16, 3], dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.png")
+    save_noise(folder, [f"{i}.png" for i in range(24)])
     flags = [*TINY, f"--config.data.name=folder:{folder}", f"--workdir={tmp_path}/run"]
 
     def stop(*_):
