@@ -66,7 +66,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# TESTS=tests/test_x.py runs a part.
+# TESTS=tests/unit/test_x.py runs one file.
 TESTS ?= tests
 PYTEST := -m pytest -n 2 --dist=loadfile $(TESTS)
 

@@ -117,8 +117,8 @@ def _texture(keys, stream, rows, columns, size):
     """Smooth noise in [-1, 1], [N, S, S], from a lattice that does not depend on the size."""
 
     def weights(knots):
-        place = (np.arange(size, dtype=np.float32)[:, None] + 0.5) / size * (knots - 1)
-        near = np.clip(1 - np.abs(place - np.arange(knots, dtype=np.float32)), 0, 1)
+        position = (np.arange(size, dtype=np.float32)[:, None] + 0.5) / size * (knots - 1)
+        near = np.clip(1 - np.abs(position - np.arange(knots, dtype=np.float32)), 0, 1)
         return near * near * (3 - 2 * near)
 
     lattice = 2 * _uniform(keys, stream, rows * columns).reshape(-1, rows, columns) - 1

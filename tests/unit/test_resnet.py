@@ -7,6 +7,8 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
+from selfie_tf.config import NetworkConfig
+from selfie_tf.config.base import feature_map_side
 from selfie_tf.layers import resnet
 
 # (map side, kernel side, strides): every special path, and its neighbours on the ordinary one.
@@ -149,6 +151,16 @@ def test_shapes(side, num_groups, stem, out_side, group_sides):
     assert sides == group_sides
     anything = network.compute_output_shape([None, None, None, 3])
     assert tuple(anything) == (None, None, None, channels)
+
+
+@pytest.mark.parametrize("side", [8, 15, 32, 224])
+@pytest.mark.parametrize("stem", ["small", "imagenet"])
+def test_configs_know_the_shapes_of_the_patch_network(side, stem):
+    """Without TensorFlow, so they count them once more."""
+    network = resnet.ResNetV2(width=3, num_groups=3, stem=stem)
+    shape = network.compute_output_shape([None, side, side, 3])
+    assert shape[1] == feature_map_side(side, stem)
+    assert network.output_dim == NetworkConfig(width=3).hidden_dim
 
 
 @pytest.mark.full_depth

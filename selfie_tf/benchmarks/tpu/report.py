@@ -46,12 +46,12 @@ def table(runs: list) -> str:
         name = run["config"].removeprefix("configs/").removesuffix(".py")
         for result in run["checks"]:
             cells = [f"{name}, {run['batch_size']}", result["topology"], result["batch_per_core"]]
-            cells += _figures(result, run["steps"])
+            cells += _measurements(result, run["steps"])
             lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
 
-def _figures(result, steps):
+def _measurements(result, steps):
     if result["status"] != "compiles":
         words = " ".join(result.get("problems", [result.get("reason", "")]))
         return [f"{result['hbm_bytes'] / 2**30:.2f}", f"{result['status']}: {words}", *[""] * 9]
