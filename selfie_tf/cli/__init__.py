@@ -73,9 +73,12 @@ def main(argv: list[str]) -> int:
 
 def run_process(argv: list[str] | None = None) -> None:
     """Runs `main`, by default with the arguments of the process, and ends the process."""
-    code = main(sys.argv[1:] if argv is None else argv)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        code = main(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:  # nobody reads on, as after `--help | head`
+        code = 128 + signal.SIGPIPE
     if code:
         os._exit(code)  # TensorFlow's threads and servers may keep the process alive
 

@@ -4,6 +4,7 @@ A mistake ends with exit code 1 and one line that names the culprit and the way 
 traceback.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -76,6 +77,20 @@ def test_signals_have_their_exit_codes(raised, code, line, monkeypatch):
 
     monkeypatch.setattr("selfie_tf.distribution.strategy.make_strategy", make_strategy)
     assert fails(*QUICKSTART, code=code) == f"error: {line}"
+
+
+def test_help_that_nobody_reads_to_its_end_is_no_traceback(monkeypatch):
+    """As with `selfie-tf pretrain --help | head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    stdout = os.fdopen(writer, "w")
+    monkeypatch.setattr("sys.stdout", stdout)
+    cli.run_process(["pretrain", "--help"])
+    assert codes == [128 + signal.SIGPIPE]
+    with contextlib.suppress(BrokenPipeError):
+        stdout.close()
 
 
 def test_debug_shows_the_traceback(capsys):
