@@ -274,7 +274,7 @@ def test_mixed_bfloat16_keeps_float32_weights_and_logits(kind, model, batch):
     logits, expected = mixed(batch, training=False), model(batch, training=False)
     assert logits.dtype == tf.float32 and np.isfinite(logits).all()
     assert (logits.numpy() != tf.cast(tf.cast(logits, tf.bfloat16), tf.float32).numpy()).any()
-    # Rounding to 8 bits in 36 untrained layers; logits of another function would differ by 1 or so.
+    # Rounding to 8 bits in a dozen untrained layers; logits of another function would differ by 1.
     assert np.abs(logits - expected).mean() < 0.4 * np.std(expected)
 
 
