@@ -6,8 +6,8 @@
 ResNet-50 of which groups 1 to 3 come from pretraining; without `init_from` it is the supervised
 baseline. The paper's fractions are 0.05, 0.08, 0.2 and 1; it tunes the peak learning rate in
 {0.01, 0.02, 0.05, 0.1, 0.2, 0.4} on a tenth of the labelled images
-(`--config.data.validation_fraction=0.1`). Expected cost: 120 000 steps of 512 images.
-Result at this size: not measured.
+(`--config.data.validation_fraction=0.1`). Expected cost: 120,000 steps of 512 images.
+Result: not measured.
 """
 
 from selfie_tf.config import FinetuneConfig

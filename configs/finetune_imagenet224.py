@@ -5,8 +5,9 @@
 
 ResNet-50 with ResNet's ImageNet stem. Random resized crops of 8 % of the area or more and mirroring
 in training, the central 7/8 of the shorter side at test, as is usual. The paper's fractions are
-0.02 (Figure 4 only), 0.05, 0.1, 0.2 and 1. A labelled part is held in memory as it is stored (about
-110 KB an image); the whole training set is streamed. Expected cost: 120 000 steps of 1024 images.
+0.02 (Figure 4 only), 0.05, 0.1, 0.2 and 1. A labelled subset is held in memory in its stored form
+(about 110 KB per image); the whole training set is streamed. Expected cost: 120,000 steps of 1,024
+images.
 Result: not measured.
 """
 

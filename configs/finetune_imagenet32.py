@@ -4,7 +4,7 @@
         --config.init_from=runs/imagenet32 --config.data.label_fraction=0.05
 
 The images are those of the pretraining. The paper's fractions are 0.05, 0.1, 0.2 and 1. Expected
-cost: 120 000 steps of 1024 images. Result: not measured.
+cost: 120,000 steps of 1024 images. Result: not measured.
 """
 
 from selfie_tf.config import FinetuneConfig

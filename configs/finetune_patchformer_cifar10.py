@@ -4,7 +4,7 @@
         --workdir=runs/patchformer_cifar10_5 --config.init_from=runs/patchformer_cifar10 \
         --config.data.label_fraction=0.05
 
-Small enough to be studied on a CPU; not a run of the paper. Result at this size: not measured.
+Small enough to be studied on a CPU; not a run of the paper. Result: not measured.
 After the first look of configs/patchformer_cifar10.py, 400 steps, peak learning rate 1e-3: test
 accuracy 0.477 on 5 % of the labels, 0.372 from scratch (one seed).
 """

@@ -8,7 +8,7 @@ The decoder is dropped; the pooled context of the patches, of which training lea
 goes through a residual unit and dropout to the classifier. The paper's fractions are 0.01, 0.1 and
 0.2; it tunes batch size in {16, 32, 64, 128, 256} and learning rate in {3e-5, 2e-4, 4e-4, 1e-3}
 (`--config.data.validation_fraction=0.1`), and does not give the number of steps, warm-up, the size
-of its soft labels or the crop: 30 000, 500, 0.1 and random resized crops of 8 % of the area or more
+of its soft labels or the crop: 30,000, 500, 0.1 and random resized crops of 8 % of the area or more
 are our choice. Result: not measured.
 """
 

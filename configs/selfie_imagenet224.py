@@ -5,8 +5,8 @@
 
 7x7 grid of 32x32 patches, 37 seen and 12 hidden; row + column positions; ResNet's ImageNet stem
 (7x7 stride 2 and max-pooling: a 32x32 patch ends as 2x2). The paper says nothing of the crop
-before cutting at this size; a random resized crop is our choice. Expected cost: 120 000 steps of
-1024 images. Result at this size: not measured.
+before cutting at this size; a random resized crop is our choice. Expected cost: 120,000 steps of
+1024 images. Result: not measured.
 """
 
 from selfie_tf.config import SelfieConfig

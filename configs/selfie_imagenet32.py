@@ -4,7 +4,7 @@
 
 As CIFAR-10 (8x8 patches, learned positions) with batch 1024. The images are those that
 configs/finetune_imagenet32.py reads, all of ImageNet shrunk with a box filter. Expected cost:
-120 000 steps of 1024 images, about 7.5 GFLOP an image. Result: not measured.
+120,000 steps of 1024 images, about 7.5 GFLOP per image. Result: not measured.
 """
 
 from selfie_tf.config import SelfieConfig

@@ -301,8 +301,8 @@ class PretrainConfig(RunConfig):
         super().validate()
         if self.method != type(self).method:
             raise UserError(
-                f"method={self.method!r}: this config is of {type(self).method}; give a config "
-                "file of the other method with --config"
+                f"method={self.method!r}: this is a config for {type(self).method}; for another "
+                "method give its config file with --config"
             )
 
 

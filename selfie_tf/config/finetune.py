@@ -27,9 +27,11 @@ class LabelledDataConfig(ImagesConfig):
     label_fraction: float = bounded(
         1.0, 0, 1, "Fraction of each class's images whose labels are used, rounded to whole images."
     )
-    labels_per_class: int = bounded(0, 0, help="Or this many images of each class; 0: not used.")
-    subset_file: str = text("", "Or the images of another run: its subset.json.")
-    subset_seed: int = bounded(0, 0, 2**31 - 1, "Seed of the draw of labelled images.")
+    labels_per_class: int = bounded(
+        0, 0, help="Instead of label_fraction: images per class; 0: not used."
+    )
+    subset_file: str = text("", "Instead of label_fraction: the subset.json of another run.")
+    subset_seed: int = bounded(0, 0, 2**31 - 1, "Seed that draws the labelled images.")
     validation_fraction: float = bounded(
         0.0,
         0,
@@ -63,7 +65,7 @@ class ClassifierConfig(NetworkConfig):
         "patchformer: PatchFormer's Transformer and pooling.",
     )
     label_smoothing: float = bounded(
-        0.0, 0, 0.999, "Fraction of a label that is spread over all classes, in training."
+        0.0, 0, 0.999, "Fraction of each label that is spread over all classes in training."
     )
     patch_by_patch: bool = switch(
         False, "resnet36_attention: P sees each patch alone, as in pretraining."

@@ -63,7 +63,7 @@ class PatchFormerModelConfig(NetworkConfig):
 class PatchFormerConfig(PretrainConfig):
     """One pretraining run of PatchFormer; the defaults are the paper's."""
 
-    method: str = text("patchformer", "The pretext task; it tells the kinds of configs apart.")
+    method: str = text("patchformer", "The pretext task of this config.")
     init_from: str = text("", INIT_FROM_WORDS)
     data: DataConfig = dataclasses.field(
         default_factory=lambda: DataConfig(

@@ -80,7 +80,7 @@ class ViewsConfig(AugmentConfig):
 class SelfieConfig(PretrainConfig):
     """One pretraining run of Selfie; the defaults are the paper's on CIFAR-10."""
 
-    method: str = text("selfie", "The pretext task; it tells the kinds of configs apart.")
+    method: str = text("selfie", "The pretext task of this config.")
     init_from: str = text("", INIT_FROM_WORDS)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     patches: PatchesConfig = dataclasses.field(default_factory=PatchesConfig)

@@ -117,7 +117,7 @@ def reestimated(config, network, batches) -> keras.Model:
 def _accuracies(config, few, source, network):
     """Measures one network; returns the accuracies, and the number of test images."""
 
-    @tf.function(autograph=False)
+    @tf.function(autograph=False, reduce_retracing=True)
     def features(images):
         return network.image_features(images, training=False)
 
