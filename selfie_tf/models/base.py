@@ -64,7 +64,7 @@ class TrainableModel(keras.Model):
           training: Whether layers behave as in training.
 
         Returns:
-          {metric: values per image or view}; the mean of "loss" is what training minimises.
+          {metric: values per image, float `[B]`}; the mean of "loss" is what training minimises.
         """
         losses, accuracies = self.loss_and_accuracy(data, training)
         return {self.loss_metric.name: losses, self.accuracy_metric.name: accuracies}

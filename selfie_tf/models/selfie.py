@@ -32,6 +32,7 @@ class SelfiePretrainer(TrainableModel):
       pooling: "attention", or its special cases "mean" and "max" (section 2.2), which have no
         weights.
       logit_scale: "none" (the paper's plain dot product) or "sqrt_dim" (divided by sqrt(D)).
+      weight_decay: Factor of the L2 penalty in the loss.
       jigsaw_weight: Weight of the paper's loss. With 0, training does not use patches, and A and
         the position embeddings are not trained.
       instance_weight: Weight of the instance loss. With 0, there is no projection.
@@ -39,7 +40,6 @@ class SelfiePretrainer(TrainableModel):
       projection_dim: Width of the projected views.
       negatives: "replica", a view is compared with the others of the same replica; or "all", with
         those of all replicas.
-      weight_decay: Factor of the L2 penalty in the loss.
       **kwargs: The arguments of `models.network.Network`, with its defaults, and of `keras.Model`.
 
     Attributes:
@@ -60,12 +60,12 @@ class SelfiePretrainer(TrainableModel):
         query: str = "pooled",
         pooling: str = "attention",
         logit_scale: str = "none",
+        weight_decay: float = 1e-4,
         jigsaw_weight: float = 1.0,
         instance_weight: float = 0.0,
         temperature: float = 0.2,
         projection_dim: int = 128,
         negatives: str = "replica",
-        weight_decay: float = 1e-4,
         **kwargs,
     ):
         network = self.network_defaults.take(kwargs)
@@ -75,12 +75,12 @@ class SelfiePretrainer(TrainableModel):
             "query": query,
             "pooling": pooling,
             "logit_scale": logit_scale,
+            "weight_decay": weight_decay,
             "jigsaw_weight": jigsaw_weight,
             "instance_weight": instance_weight,
             "temperature": temperature,
             "projection_dim": projection_dim,
             "negatives": negatives,
-            "weight_decay": weight_decay,
         }
         if query not in ("pooled", "per_location", "position"):
             raise ValueError(f"query={query!r}: expected 'pooled', 'per_location' or 'position'")
