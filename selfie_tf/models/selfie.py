@@ -27,12 +27,12 @@ class SelfiePretrainer(TrainableModel):
     (SimCLR, Chen et al. 2020): with an `instance_weight`, see `instance_loss_and_accuracy`.
 
     Args:
-      query: "pooled", the paper's; "per_location"; or "position", the position embedding alone, the
-        baseline that sees no context. It has no A.
       pooling: "attention", or its special cases "mean" and "max" (section 2.2), which have no
         weights.
       logit_scale: "none" (the paper's plain dot product) or "sqrt_dim" (divided by sqrt(D)).
       weight_decay: Factor of the L2 penalty in the loss.
+      query: "pooled", the paper's; "per_location"; or "position", the position embedding alone, the
+        baseline that sees no context. It has no A.
       jigsaw_weight: Weight of the paper's loss. With 0, training does not use patches, and A and
         the position embeddings are not trained.
       instance_weight: Weight of the instance loss. With 0, there is no projection.
@@ -57,10 +57,10 @@ class SelfiePretrainer(TrainableModel):
 
     def __init__(
         self,
-        query: str = "pooled",
         pooling: str = "attention",
         logit_scale: str = "none",
         weight_decay: float = 1e-4,
+        query: str = "pooled",
         jigsaw_weight: float = 1.0,
         instance_weight: float = 0.0,
         temperature: float = 0.2,
@@ -72,10 +72,10 @@ class SelfiePretrainer(TrainableModel):
         super().__init__(**kwargs)
         self._arguments = {
             **network.arguments(),
-            "query": query,
             "pooling": pooling,
             "logit_scale": logit_scale,
             "weight_decay": weight_decay,
+            "query": query,
             "jigsaw_weight": jigsaw_weight,
             "instance_weight": instance_weight,
             "temperature": temperature,
