@@ -186,14 +186,15 @@ def draw_curves(path, points: list, accuracy: str, baselines: dict, more=()) -> 
     _save(figure, path)
 
 
-def draw_finetuning(path, runs: list, split: str = "test") -> None:
-    """Draws training loss, test loss and test accuracy over steps as a PNG (the paper's Figure 3).
+def draw_finetuning(path, runs: list, split: str = "test", kind: str = "png") -> None:
+    """Draws training loss, test loss and test accuracy over steps (the paper's Figure 3).
 
     Args:
       path: A file name, or a file that is open for writing.
       runs: Tuples (label, log points, evaluations), one per run, as in metrics.jsonl and
         evaluations.jsonl. Runs with the same label share a colour.
       split: "test" or "validation".
+      kind: "png" or "svg".
     """
     figure, axes = _subplots(3, 11, 3)
     labels = list(dict.fromkeys(label for label, *_ in runs))
@@ -220,7 +221,7 @@ def draw_finetuning(path, runs: list, split: str = "test") -> None:
         axes[0].plot([], [], color=f"C{i}", label=f" {_escape(label)}")
     if len(labels) > 1:
         axes[0].legend()
-    _save(figure, path)
+    _save(figure, path, kind)
 
 
 # Colours that differ in lightness too, with a marker and a dash of their own: for grey prints.

@@ -43,7 +43,8 @@ def command_help(command, arguments, width: int) -> str:
     values = arguments.flags
     rows = [] if arguments.config is None else [_config_row(command)]
     for name in values:
-        if name == values[name].name and not name.startswith("config"):  # no short names
+        of_config = arguments.config is not None and name.startswith("config")
+        if name == values[name].name and not of_config:  # no short names
             rows.append((_with_default(values[name]), values[name].help))
     lines = [*_paragraphs(command.text, width), "", "Flags, with their defaults:"]
     lines += _table(rows, width)

@@ -3,8 +3,9 @@
     selfie-tf summarize --config=experiments/quickstart --workdir=runs/experiment
     selfie-tf summarize --config=experiments/cifar10 --results=a.csv,b.csv --output=summary
 
-Writes summary.md, summary.csv, and pictures of the gain over the number of labelled images and of
-pretext accuracy against accuracy after finetuning, as PNG and SVG.
+Writes summary.md, summary.csv, and figures as PNG and SVG: the gain over the number of labelled
+images, accuracy after finetuning over accuracy at the pretext task, and, from the work directory,
+curves of finetuning and a picture of each recipe's pretext task.
 """
 
 import os
@@ -53,10 +54,12 @@ def run(arguments: Arguments) -> None:
     from selfie_tf.experiments.rows import TABLE
 
     predictions = os.path.expanduser(values.predictions)
+    cells = ""
     if workdir:
         tables.append(os.path.join(workdir, TABLE))
         predictions = predictions or os.path.join(workdir, "predictions")
-    print(write_summary(experiment, tables, predictions, output))
+        cells = os.path.join(workdir, "cells")
+    print(write_summary(experiment, tables, predictions, output, cells))
 
 
 COMMAND = Command("summarize", __doc__, define, run, needs_workdir=False)

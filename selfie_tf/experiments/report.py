@@ -15,12 +15,14 @@ from selfie_tf.experiments.tables import (
     to_csv,
     to_markdown,
 )
-from selfie_tf.storage.files import write_atomically
+from selfie_tf.storage.files import read_points, write_atomically
 
 _PRETEXT = ("held_out_patch_accuracy_uncropped", "pixel_accuracy")
 
 
-def write_summary(experiment: Experiment, paths: list, predictions: str, output: str) -> str:
+def write_summary(
+    experiment: Experiment, paths: list, predictions: str, output: str, cells: str = ""
+) -> str:
     """Writes summary.md, summary.csv and the figures that there are data for.
 
     Args:
@@ -28,6 +30,7 @@ def write_summary(experiment: Experiment, paths: list, predictions: str, output:
       paths: Tables of results, see `rows`.
       predictions: See `tables.scores_of`.
       output: The folder.
+      cells: Folder of the runs' work directories, for pictures and curves; "" for none.
 
     Returns:
       The table as Markdown.
@@ -54,11 +57,17 @@ def write_summary(experiment: Experiment, paths: list, predictions: str, output:
             drawings[column] = lambda file, kind, points=points, column=column: (
                 figures.draw_pretext_and_downstream(file, points, column.replace("_", " "), kind)
             )
+    for task, runs in _curves(rows, cells).items():
+        drawings[f"curves-{task}"] = lambda file, kind, runs=runs: figures.draw_finetuning(
+            file, *runs, kind
+        )
     markdown = to_markdown(lines)
     try:
         tf.io.gfile.makedirs(output)
         write_atomically(os.path.join(output, "summary.md"), markdown)
         write_atomically(os.path.join(output, "summary.csv"), to_csv(lines))
+        for name, path in _pictures(rows, cells).items():
+            tf.io.gfile.copy(path, os.path.join(output, f"{name}.png"), overwrite=True)
         for name, draw in drawings.items():
             for kind in ("png", "svg"):
                 buffer = io.BytesIO()
@@ -68,3 +77,26 @@ def write_summary(experiment: Experiment, paths: list, predictions: str, output:
     except (OSError, tf.errors.OpError) as error:
         raise UserError(f"--output={output} cannot be written ({first_line(error)})") from error
     return markdown
+
+
+def _curves(rows, cells):
+    """{task: (runs, split) for `figures.draw_finetuning`}, of runs that are there."""
+    found = {}
+    for row in rows:
+        folder = os.path.join(cells, *row["cell"].split("/"))
+        if row["kind"] == "final" and cells and (points := read_points(folder, "metrics.jsonl")):
+            runs, _ = found.setdefault(row["task"], ([], row["split"]))
+            runs.append((row["recipe"], points, read_points(folder, "evaluations.jsonl")))
+    return found
+
+
+def _pictures(rows, cells):
+    """{name: path} of the picture of each recipe's first pretraining that is there."""
+    found = {}
+    for row in rows:
+        if row["kind"] == "pretrain" and cells:
+            pattern = os.path.join(cells, *row["cell"].split("/"), "figures", "*.png")
+            paths = [p for p in tf.io.gfile.glob(pattern) if not p.endswith("curves.png")]
+            for path in sorted(paths)[:1]:
+                found.setdefault(f"pretext-{row['recipe']}", path)
+    return found

@@ -104,7 +104,7 @@ class WorkDir:
         """Writes NumPy arrays as an .npz file."""
         if self._is_chief:
             buffer = io.BytesIO()
-            np.savez(buffer, **arrays)
+            np.savez_compressed(buffer, **arrays)
             write_atomically(self.join(name), buffer.getvalue())
 
     def read_json(self, name: str) -> dict | None:

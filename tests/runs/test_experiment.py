@@ -93,6 +93,20 @@ def test_predictions_of_final_cells_are_kept(finished):
             assert np.mean(kept["labels"] == kept["predictions"]) == pytest.approx(row["top1"])
 
 
+def test_the_summary_has_curves_and_pictures_of_the_runs(finished, tmp_path):
+    flags = [f"--config={MINIATURE}", f"--workdir={finished}", f"--output={tmp_path}"]
+    text = succeeds("summarize", *flags)
+    found = table(finished)
+    scratch = [
+        r["top1"] for r in found.values() if (r["kind"], r["recipe"]) == ("final", "scratch")
+    ]
+    assert f"| few | scratch | {100 * scratch[-1]:.1f} | 1 | 1 |" in text
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"summary.md", "curves-2%.png", "curves-few.svg", "pretext-selfie.png"} <= names
+    picture = finished / "cells" / "selfie" / "0" / "pretrain" / "figures" / "jigsaw.png"
+    assert (tmp_path / "pretext-selfie.png").read_bytes() == picture.read_bytes()
+
+
 def test_killed_and_sharded_it_makes_the_same_table(finished, tmp_path, monkeypatch):
     save = dying(Checkpointer.save, lambda call: call % 8 == 3)
     monkeypatch.setattr(Checkpointer, "save", save)

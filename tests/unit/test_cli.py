@@ -55,7 +55,8 @@ def test_without_a_command_one_line_names_them(capsys):
         assert cli.main(argv) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ")
-        assert "pretrain, finetune, evaluate, export, compare, benchmark, check-tpu" in line
+        assert "pretrain, finetune, evaluate, export, compare, experiment, summarize" in line
+        assert "benchmark, check-tpu" in line
 
 
 def test_an_unknown_command():

@@ -67,8 +67,8 @@ def changed(kind, values):
         ({"optimizer.name": "adam"}, ["optimizer.name='adam'", "sgd, adamw"]),
         ({"optimizer.beta_2": 1.0}, ["optimizer.beta_2=1.0"]),
         ({"optimizer.epsilon": 0.0}, ["optimizer.epsilon=0.0"]),
-        ({"method": "selfie"}, ["method='selfie'", "of patchformer", "--config"]),
-        ({"method": "mae"}, ["method='mae'", "of patchformer"]),
+        ({"method": "selfie"}, ["method='selfie'", "for patchformer", "--config"]),
+        ({"method": "mae"}, ["method='mae'", "for patchformer"]),
     ],
 )
 def test_patchformer_configs_that_cannot_work(values, expected):

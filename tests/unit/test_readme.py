@@ -1,7 +1,13 @@
 """The README is a door: short, and its numbers are those of the results."""
 
+import glob
 import os
 import re
+
+import pytest
+
+from selfie_tf.cli import config_files
+from selfie_tf.experiments import rows, tables
 
 from helpers import ROOT
 
@@ -30,3 +36,17 @@ def test_picture_and_text_tell_the_same_number():
 def test_the_python_is_eight_lines():
     (block,) = re.findall(r"```python\n(.*?)```", README, re.S)
     assert sum(bool(line.strip()) for line in block.splitlines()) <= 8
+
+
+@pytest.mark.parametrize(
+    "path", glob.glob(os.path.join(ROOT, "docs", "results", "*.csv")), ids=os.path.basename
+)
+def test_tables_of_experiments_are_those_of_their_runs(path):
+    """docs/results/NAME.csv has the runs of experiments/NAME; the page has their table."""
+    name = os.path.basename(path).removesuffix(".csv")
+    predictions = os.path.join(ROOT, "docs", "results", f"{name}_predictions")
+    experiment = config_files.load_experiment(f"experiments/{name}")
+    cells = {cell.name for cell in experiment.cells()}
+    found = rows.read_table(path)
+    assert found and {row["cell"] for row in found} <= cells
+    assert tables.to_markdown(tables.summarize(experiment, found, predictions)) in RESULTS
