@@ -1,10 +1,10 @@
 """Runs the cells of an experiment one after the other; whatever is finished is not done again."""
 
 import gc
-import glob
 import json
 import logging
 import os
+import platform
 import time
 
 import numpy as np
@@ -63,8 +63,8 @@ class ExperimentRunner:
           UserError: If a cell fails by a mistake of the user, or cells are left that wait for the
             tuning of another shard.
         """
-        names = {row["cell"] for row in self._rows()}
-        todo = [cell for cell in self._mine if not self._is_done(cell, names)]
+        rows_before = {row["cell"]: row for row in self._rows()}
+        todo = [cell for cell in self._mine if not self._is_done(cell, rows_before)]
         logging.info(
             "%d cells, %d of them here, %d to do", len(self._cells), len(self._mine), len(todo)
         )
@@ -91,6 +91,9 @@ class ExperimentRunner:
 
     def _run(self, cell, setting) -> dict:
         """Runs one cell: what is particular to its row."""
+        network = read_json(self._path(cell.network), "row.json") if cell.network else None
+        if cell.kind != "pretrain" and network is not None and network["status"] == "diverged":
+            return {"status": "diverged", "setting": setting_name(cell.setting or setting)}
         folder, config = self._folder(cell), self._experiment.config(cell, setting)
         network = self._path(cell.network)
         arguments = {"strategy": self._strategy, **self._data}
@@ -181,15 +184,16 @@ class ExperimentRunner:
         ]
         return rows.merge(rows.read_table(os.path.join(self._workdir, rows.TABLE)), found)
 
-    def _is_done(self, cell, names):
-        """Whether a cell is in `names`, those with a row.
+    def _is_done(self, cell, rows_before):
+        """Whether a cell has a row.
 
         A pretrained network is made again if it is lost, and cells that need it are left.
         """
-        if cell.name not in names or cell.kind != "pretrain":
-            return cell.name in names
-        left = [c for c in self._cells if c.unit == cell.unit and c.name not in names]
-        return not left or read_json(self._folder(cell), "result.json") is not None
+        if cell.name not in rows_before or cell.kind != "pretrain":
+            return cell.name in rows_before
+        left = [c for c in self._cells if c.unit == cell.unit and c.name not in rows_before]
+        folder = self._folder(cell)
+        return not left or any(read_json(folder, f) for f in ("result.json", "row.json"))
 
     def _best_setting(self, cell):
         """The setting with the best mean accuracy on validation images; None if some are missing.
@@ -241,8 +245,9 @@ def _about(result):
 
 def _machine() -> str:
     """The processor, since weights depend on it."""
-    for path in glob.glob("/proc/cpuinfo"):
-        with open(path) as file:
+    try:
+        with open("/proc/cpuinfo") as file:
             names = [line.partition(":")[2].strip() for line in file if line.startswith("model n")]
-        return f"{len(names)} x {names[0]}" if names else ""
-    return ""
+    except OSError:  # not Linux
+        names = []
+    return f"{len(names)} x {names[0]}" if names else platform.machine()

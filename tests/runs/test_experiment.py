@@ -234,6 +234,21 @@ def test_a_run_that_diverges_is_a_row_and_not_the_end(asked, tmp_path, monkeypat
     assert found["scratch/0/2%/0"]["setting"] == SETTINGS[1]
 
 
+def test_what_needs_a_network_that_diverged_diverges_with_it(asked, tmp_path, monkeypatch):
+    pretrain = experiment_run.pretrain
+
+    def diverging(config, folder, **kwargs):
+        if config.train.seed == 1:
+            raise DivergedError("the loss became NaN")
+        return pretrain(config, folder, **kwargs)
+
+    monkeypatch.setattr(experiment_run, "pretrain", diverging)
+    run(tmp_path)
+    diverged = {name for name, row in table(tmp_path).items() if row["status"] == "diverged"}
+    assert diverged == {"selfie/1/pretrain", "selfie/1/probe", "selfie/1/2%/1"}
+    assert "0 to do" in run(tmp_path)
+
+
 def test_a_plan_with_its_cost():
     lines = succeeds("experiment", f"--config={MINIATURE}", "--dry_run").splitlines()
     words = [line.split() for line in lines]
