@@ -42,6 +42,7 @@ def finetuning(fraction, steps):
     """ResNet-50 of width 16 on a fraction of the labels."""
     config = small(get("finetune_cifar10"))
     config.data.label_fraction = fraction
+    config.data.pad_mode = "reflect"  # the best for random weights, see padding.py
     config.optimizer.warmup_steps = 50
     config.train.steps = config.train.eval_every = steps
     return config
