@@ -5,12 +5,22 @@ and take 8 GB for a PNG of 20000x20000 pixels.
 """
 
 import io
+import os
+import stat
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+_KINDS = {
+    stat.S_IFIFO: "FIFO",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+    stat.S_IFDIR: "folder",
+}
 
 Image.MAX_IMAGE_PIXELS = None  # the limit here is the config's
 
@@ -31,13 +41,12 @@ def read_image(path: str, max_pixels: int = 100_000_000, min_side: int = 0) -> n
       uint8 `[h, w, 3]`.
 
     Raises:
-      ValueError: If it is not an image, is too large, or its pixels have no known range.
+      ValueError: If it is not a regular file, not an image, too large, or its pixels have no known
+        range.
       OSError: If the file is truncated.
     """
-    with tf.io.gfile.GFile(path, "rb") as file:
-        content = io.BytesIO(file.read())  # a GFile raises where Pillow reads past the end
     try:
-        image = Image.open(content)
+        image = Image.open(io.BytesIO(read_bytes(path)))
     except UnidentifiedImageError:
         raise ValueError("not an image of a known format") from None
     with image:
@@ -57,3 +66,34 @@ def read_image(path: str, max_pixels: int = 100_000_000, min_side: int = 0) -> n
             white = Image.new("RGBA", image.size, (255, 255, 255, 255))
             image = Image.alpha_composite(white, image)
         return np.asarray(image.convert("RGB"))
+
+
+def read_bytes(path: str) -> bytes:
+    """Reads a whole file, and never waits for a FIFO or a device.
+
+    Args:
+      path: A local file, or anything else that tf.io.gfile reads.
+
+    Raises:
+      ValueError: If it is a FIFO, a socket, a device, a folder, or a link that leads nowhere.
+      OSError: If it cannot be read.
+    """
+    if "://" in path:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            return file.read()
+    try:
+        _check_regular(os.stat(path))  # before it is opened: that may make a device act
+    except OSError as error:
+        if os.path.islink(path):
+            raise ValueError(f"a link that leads nowhere: {error.strerror}") from None
+        raise
+    # Another file may have taken its name since.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        _check_regular(os.fstat(file.fileno()))
+        return file.read()
+
+
+def _check_regular(status):
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "special file")
+        raise ValueError(f"a {kind}, not a regular file")

@@ -40,10 +40,8 @@ class FolderSource(IndexedSource):
         self._min_side, self._max_pixels = min_side, max_pixels
         self._budget = corrupt_budget
         self._corrupt = {}
-        folders = {name.rstrip("/") for name in tf.io.gfile.listdir(path)}
-        folders = {
-            f for f in folders if f[0] not in "._" and tf.io.gfile.isdir(os.path.join(path, f))
-        }
+        _, folders, _ = next(_walk(path))
+        folders = {name.rstrip("/") for name in folders if name[0] not in "._"}
         splits = [test_split] if test_split else HELD_OUT_SPLITS
         split = next((s for s in splits if s in folders), None)
         if test_split and (split is None or "train" not in folders or split == "train"):
@@ -152,20 +150,13 @@ class FolderSource(IndexedSource):
 def list_images(path: str) -> list:
     """Lists all image files at any depth below `path`, sorted; logs what else was skipped."""
     found, other, seen = [], {}, set()
-    try:
-        walked = list(tf.io.gfile.walk(path))
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: a file name in it or below is not UTF-8 ({error.object!r}); rename the file"
-        ) from error
-    for folder, _, names in walked:
-        inside = os.path.relpath(folder, path).split("/")
-        if any(part == "__MACOSX" or (part[0] == "." and part != ".") for part in inside):
-            continue
+    for folder, folders, names in _walk(path):
         real = os.path.realpath(folder) if "://" not in folder else folder
-        if real in seen:  # a link back up
+        if real in seen:  # a link back up; two of them would make paths without end
+            folders.clear()
             continue
         seen.add(real)
+        folders[:] = sorted(f for f in folders if f[0] != "." and f.rstrip("/") != "__MACOSX")
         for name in names:
             suffix = os.path.splitext(name)[1].lower()
             if name.startswith("."):
@@ -178,6 +169,33 @@ def list_images(path: str) -> list:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(other.items())[:10])
         logging.info("%s: skipped files that are not images: %s", path, kinds)
     return sorted(found)
+
+
+def _walk(path):
+    """Yields (folder, names of folders, names of files) top-down, as os.walk does."""
+    if "://" in path:
+        yield from tf.io.gfile.walk(path)
+        return
+    # Unlike gfile.walk, os.walk asks for no file's status, which takes a sixth of the time.
+    for folder, folders, names in os.walk(path, onerror=_refuse, followlinks=True):
+        for name in (*folders, *names):
+            if not name.isascii():
+                _check_utf8(name, path)
+        yield folder, folders, names
+
+
+def _refuse(error):
+    raise UserError(f"{error.filename} cannot be listed ({error.strerror})") from error
+
+
+def _check_utf8(name, path):
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{path}: a file name in it or below is not UTF-8 ({os.fsencode(name)!r}); rename the "
+            "file"
+        ) from error
 
 
 def _hash(name, root):

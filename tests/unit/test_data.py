@@ -1,6 +1,8 @@
 """Sources, decoding and the input pipeline."""
 
 import os
+import socket
+import stat
 
 import numpy as np
 import pytest
@@ -141,6 +143,70 @@ def test_a_shrunken_jpeg_keeps_its_least_side(tmp_path, rng):
     np.testing.assert_allclose(image.mean((0, 1)), [200, 30, 30], atol=3)
 
 
+def replace(path, kind):
+    """Puts something that is no regular file where an image was."""
+    path.unlink()
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "socket":
+        here = os.getcwd()
+        os.chdir(path.parent)  # a socket's whole path has at most 107 bytes
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path.name)
+        os.chdir(here)
+    elif kind == "link to itself":
+        path.symlink_to(path)
+    elif kind == "dangling link":
+        path.symlink_to(path.parent / "nothing.png")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "link to a device":
+        path.symlink_to("/dev/zero")
+    elif kind == "device":
+        if os.getuid():
+            pytest.skip("making a device takes root")
+        try:
+            os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))  # /dev/zero: it never ends
+        except PermissionError:
+            pytest.skip("no devices may be made here")
+
+
+SPECIAL = {
+    "FIFO": "a FIFO, not a regular file",
+    "socket": "a socket, not a regular file",
+    "device": "a device, not a regular file",
+    "link to a device": "a device, not a regular file",
+    "link to itself": "a link that leads nowhere: Too many levels of symbolic links",
+    "dangling link": "a link that leads nowhere: No such file or directory",
+    "folder": "a folder, not a regular file",
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_only_regular_files_are_read(kind, tmp_path):
+    save(tmp_path / "x.png", np.zeros([8, 8, 3], np.uint8))
+    replace(tmp_path / "x.png", kind)
+    with pytest.raises(ValueError, match=SPECIAL[kind]):
+        read_image(str(tmp_path / "x.png"))
+
+
+def test_a_fifo_that_takes_a_files_name_before_it_is_opened_is_not_waited_for(
+    tmp_path, monkeypatch
+):
+    save(tmp_path / "x.png", np.zeros([8, 8, 3], np.uint8))
+    status = os.stat
+
+    def stat_and_replace(path):
+        found = status(path)
+        replace(tmp_path / "x.png", "FIFO")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", stat_and_replace)
+        with pytest.raises(ValueError, match="a FIFO, not a regular file"):
+            read_image(str(tmp_path / "x.png"))
+
+
 # Sources
 
 
@@ -245,6 +311,45 @@ def test_corrupt_images_are_skipped_within_the_budget_and_named_once(folder, cap
         [numbers(b) for b in batches]
     )
     assert same.sum() == same.size - 2  # nothing else moved
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SPECIAL if kind != "folder"])
+def test_files_that_are_not_regular_are_corrupt_images(kind, folder, caplog):
+    config = folder_config(folder)
+    whole = as_numpy(training_batches(make_source(config.data), config), 3)
+    victim = folder / "a" / "01.png"
+    replace(victim, kind)
+    config.data.corrupt_budget = 0.03
+    source = make_source(config.data)
+    batches = as_numpy(training_batches(source, config), 3)
+    seen = [np.concatenate([numbers(b) for b in x]) for x in (whole, batches)]
+    assert (seen[0] != seen[1]).sum() == 1 and seen[0][seen[0] != seen[1]] == 1
+    assert [r.getMessage() for r in caplog.records if "unreadable" in r.getMessage()] == [
+        f"skipped unreadable image {victim} ({SPECIAL[kind]})"
+    ]
+    config.data.corrupt_budget = 0
+    source = make_source(config.data)
+    with pytest.raises(tf.errors.OpError):
+        as_numpy(training_batches(source, config), 3)
+    assert f"{victim} ({SPECIAL[kind]})" in str(source.failure)
+
+
+def test_a_folder_named_like_an_image_is_a_folder(folder):
+    os.rename(folder / "a", folder / "a.png")
+    assert len(list_images(str(folder))) == 40
+
+
+def test_links_back_up_are_followed_once(folder):
+    for name in ("x", "y"):  # 2^40 paths, if each were followed until the system refuses
+        os.symlink(folder, folder / "a" / name)
+    assert len(list_images(str(folder))) == 40
+
+
+def test_a_file_name_that_is_not_utf8(folder):
+    with open(os.fsencode(folder) + b"/a/\xff.png", "wb"):
+        pass
+    with pytest.raises(UserError, match=r"not UTF-8 \(b'\\xff.png'\); rename the file"):
+        list_images(str(folder))
 
 
 def test_too_many_corrupt_images_are_an_error_naming_the_last(folder):
