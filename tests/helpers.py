@@ -134,10 +134,10 @@ def cut_short(monkeypatch, step, command, *flags):
     """Runs a command up to where it would save the checkpoint of `step`, and ends it there."""
     save = Checkpointer.save
 
-    def save_or_end(self, saved):
+    def save_or_end(self, saved, notes):
         if saved == step:
             raise Killed
-        save(self, saved)
+        save(self, saved, notes)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Checkpointer, "save", save_or_end)
@@ -197,6 +197,19 @@ def log_points(workdir):
 
 def losses(workdir):
     return {point["step"]: point["loss"] for point in log_points(workdir)}
+
+
+def assert_same_logs(workdir, expected, *differing):
+    """Log points and result.json are the same bits, but for times, resuming, and `differing`."""
+    found, wanted = log_points(workdir), log_points(expected)
+    for point in (*found, *wanted):
+        assert point.pop("images_per_second") > 0
+    assert found == wanted
+    found, wanted = result_of(workdir), result_of(expected)
+    for result in (found, wanted):
+        for key in ("seconds", "resumed_at", *differing):
+            del result[key]
+    assert found == wanted
 
 
 def assert_identical(workdir, expected, step=STEPS):

@@ -5,6 +5,7 @@ import signal
 import threading
 
 import grpc
+import numpy as np
 import tensorflow as tf
 
 from selfie_tf.distribution import tf_config as cluster_config
@@ -128,6 +129,55 @@ def averager(strategy: tf.distribute.Strategy, variables):
             v.assign(tf.convert_to_tensor(v), read_value=False)
 
     return average
+
+
+class ReplicaValues:
+    """Scalars of which each replica has its own, to be added up: the variables of Keras metrics.
+
+    A TensorFlow checkpoint holds their sums over replicas. All workers must call each method.
+
+    Args:
+      strategy: The strategy of the run.
+      variables: Scalars of one dtype.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, variables: list):
+        self._strategy, self._variables = strategy, variables
+        self._several_workers = num_workers(strategy) > 1
+        self._dtype = variables[0].dtype
+
+        def own():
+            values = tf.stack([tf.convert_to_tensor(v) for v in variables])[None]  # [1, V]
+            if self._several_workers:  # a process sees its own replicas only
+                values = tf.distribute.get_replica_context().all_gather(values, axis=0)
+            return values
+
+        self._read = tf.function(lambda: strategy.run(own), autograph=False)
+
+    def read(self) -> np.ndarray:
+        """Returns the values of all replicas, `[R, V]`."""
+        values = self._strategy.experimental_local_results(self._read())
+        return (values[0] if self._several_workers else tf.concat(values, axis=0)).numpy()
+
+    def write(self, values: np.ndarray) -> None:
+        """Sets the values of all replicas.
+
+        Args:
+          values: `[R, V]`. If R is not the number of replicas, the first takes all sums.
+        """
+        values = tf.constant(values, self._dtype)
+        others = self._strategy.num_replicas_in_sync - 1
+        if len(values) != others + 1:
+            values = tf.pad(tf.reduce_sum(values, axis=0, keepdims=True), [[0, others], [0, 0]])
+
+        def assign():
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            for variable, value in zip(
+                self._variables, tf.unstack(tf.gather(values, replica)), strict=True
+            ):
+                variable.assign(value)
+
+        tf.function(lambda: self._strategy.run(assign), autograph=False)()
 
 
 def per_replica_batch(strategy: tf.distribute.Strategy, batch_size: int) -> int:

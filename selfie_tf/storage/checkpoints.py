@@ -12,9 +12,10 @@ import os
 import tensorflow as tf
 
 from selfie_tf.errors import UserError
-from selfie_tf.storage.files import sha256, write_atomically
+from selfie_tf.storage.files import read_json, sha256, write_atomically
 
 _MANIFEST = "manifest.json"
+_NOTES = "state-notes.json"  # by its name among the files that the manifest verifies
 _PREFIX = "step-"
 
 
@@ -28,13 +29,16 @@ class Checkpointer:
       scratch: "" for the process that writes. All workers must call `save`, because reading
         variables may take all of them. For each of the others this is the name of a folder of its
         own, whose files are thrown away.
+
+    Attributes:
+      notes: What `save` was given beside the checkpoint that `restore` read; {} if nothing.
     """
 
     def __init__(
         self, directory: str, checkpoint: tf.train.Checkpoint, keep: int = 3, scratch: str = ""
     ):
         self._directory, self._checkpoint = directory, checkpoint
-        self._keep, self._scratch = keep, scratch
+        self._keep, self._scratch, self.notes = keep, scratch, {}
 
     def steps(self) -> list:
         """Lists the steps of the complete checkpoints, ascending; they are not verified yet."""
@@ -48,8 +52,13 @@ class Checkpointer:
             and tf.io.gfile.exists(os.path.join(self._directory, name, _MANIFEST))
         )
 
-    def save(self, step: int) -> None:
-        """Writes the checkpoint of `step`, then removes the oldest and incomplete ones."""
+    def save(self, step: int, notes: dict | None = None) -> None:
+        """Writes the checkpoint of `step`, then removes the oldest and incomplete ones.
+
+        Args:
+          step: Its number.
+          notes: What to keep beside the variables, as JSON.
+        """
         if self._scratch:
             scratch = os.path.join(self._directory, self._scratch)
             self._checkpoint.write(os.path.join(scratch, "state"))
@@ -60,6 +69,8 @@ class Checkpointer:
             tf.io.gfile.rmtree(folder)
         tf.io.gfile.makedirs(folder)
         self._checkpoint.write(os.path.join(folder, "state"))
+        if notes is not None:
+            write_atomically(os.path.join(folder, _NOTES), json.dumps(notes))
         manifest = {"step": step, "sha256": _digests(folder)}
         write_atomically(os.path.join(folder, _MANIFEST), json.dumps(manifest, indent=1))
         self._remove_old()
@@ -88,6 +99,7 @@ class Checkpointer:
                     f"checkpoint {self._folder(step)} belongs to another model ({line}); "
                     "use another --workdir"
                 ) from error
+            self.notes = read_json(self._folder(step), _NOTES) or {}
             if step != steps[-1]:
                 logging.warning("fell back to the checkpoint of step %d", step)
             return step

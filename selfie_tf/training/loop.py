@@ -139,7 +139,7 @@ class TrainingCallback(keras.callbacks.Callback):
 
     Args:
       run: An open `training.run.Run`.
-      checkpointer: Saves the model and its optimizer.
+      checkpointer: Saves the model and its optimizer. It has restored the checkpoint of `step`.
       hooks: `Hook`s, called in order.
       guard: A `SignalGuard`.
       step: Where the run stands.
@@ -151,9 +151,10 @@ class TrainingCallback(keras.callbacks.Callback):
     def __init__(self, run, checkpointer, hooks, guard, step):
         super().__init__()
         self._run, self._checkpointer, self._hooks, self._guard = run, checkpointer, hooks, guard
-        self._start = self._saved = self._logged = step
+        self._start = self._saved = self._timed = step
+        self._logged = checkpointer.notes.get("logged", step)
         self._time = time.time()
-        self._average = self._writer = self._progress = None
+        self._average = self._metrics = self._writer = self._progress = None
         if run.is_chief:
             self._writer = tf.summary.create_file_writer(run.directory.join("tensorboard"))
 
@@ -161,6 +162,9 @@ class TrainingCallback(keras.callbacks.Callback):
         variables = self.model.non_trainable_variables
         self._average = distribution.averager(self._run.strategy, variables)
         self._average()  # changes nothing yet; if it fails, it fails before hours of training
+        metrics = [v for metric in self.model.metrics for v in metric.variables]
+        self._metrics = distribution.ReplicaValues(self._run.strategy, metrics)
+        self._metrics.read()  # for the same reason
         if self._start == 0:
             for hook in self._hooks:
                 if hook.at_start:
@@ -168,6 +172,12 @@ class TrainingCallback(keras.callbacks.Callback):
         shown = [m.name for m in (self.model.accuracy_metric, *self.model.more_metrics)]
         self._progress = ProgressLog(self._run.config.train.steps, self._start, shown)
         self._time = time.time()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # `fit` has just reset the metrics, but the log point to come averages all steps since the
+        # last one, also those before the checkpoint.
+        if "metrics" in self._checkpointer.notes:
+            self._metrics.write(self._checkpointer.notes["metrics"])
 
     def on_train_batch_end(self, batch, logs=None):
         step = self._start + batch + 1
@@ -198,7 +208,8 @@ class TrainingCallback(keras.callbacks.Callback):
         for hook in hooks:
             hook.call(step, self._writer)
         if saves_now:
-            self._checkpointer.save(step)
+            notes = {"logged": self._logged, "metrics": self._metrics.read().tolist()}
+            self._checkpointer.save(step, notes)
             self._saved = step
         if stopping:
             self._stop(step)
@@ -219,20 +230,20 @@ class TrainingCallback(keras.callbacks.Callback):
 
     def _log(self, step, values):
         train, now = self._run.config.train, time.time()
-        window = step - self._logged
-        rate = window / max(now - self._time, 1e-9)
+        rate = (step - self._timed) / max(now - self._time, 1e-9)
         point = {
             "step": step,
             **{name: value for name, value in values.items() if name != "nonfinite_steps"},
             "learning_rate": optimizers.current_learning_rate(self.model.optimizer),
             "images_per_second": rate * train.batch_size,
-            "window": window,
+            "window": step - self._logged,
         }
         self._run.directory.append("metrics.jsonl", point)
         write_scalars(self._writer, step, {k: v for k, v in point.items() if k != "window"})
         self._progress.report(point, rate)
         self.model.reset_metrics()
-        self._logged, self._time = step, time.time()
+        self._logged = self._timed = step
+        self._time = time.time()
 
 
 def write_scalars(writer, step: int, values: dict) -> None:

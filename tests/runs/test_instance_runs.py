@@ -14,6 +14,7 @@ from helpers import (
     TINY,
     TINY_FINETUNE,
     assert_identical,
+    assert_same_logs,
     cut_short,
     log_points,
     make_projections,
@@ -37,9 +38,10 @@ def test_a_run_of_the_instance_loss_alone_logs_it_and_resumes(shared, tmp_path, 
     assert result["instance_loss"] > 0 and result["evaluated_images"] == 32
     assert (whole / "figures" / "curves.png").exists()
     flags = [*ALONE, f"--workdir={tmp_path}"]
-    cut_short(monkeypatch, 18, "pretrain", *flags)
-    assert "resuming at step 12" in succeeds("pretrain", *flags)
+    cut_short(monkeypatch, 24, "pretrain", *flags)
+    assert "resuming at step 18" in succeeds("pretrain", *flags)
     assert_identical(tmp_path, weights(whole))
+    assert_same_logs(tmp_path, whole)
 
 
 def test_it_is_evaluated_exported_finetuned_and_continued(shared, tmp_path, rng):

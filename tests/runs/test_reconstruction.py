@@ -9,6 +9,7 @@ from helpers import (
     TINY_FINETUNE_PATCHFORMER,
     TINY_PATCHFORMER,
     assert_identical,
+    assert_same_logs,
     cut_short,
     log_points,
     read_json,
@@ -67,12 +68,13 @@ def test_finetuning_cut_short_and_resumed_leaves_out_the_same_patches(
 ):
     flags = [*TINY_FINETUNE_PATCHFORMER, f"--config.init_from={pretrained}"]
     flags.append(f"--workdir={tmp_path}")
-    cut_short(monkeypatch, 18, "finetune", *flags)
-    assert "resuming at step 12 " in succeeds("finetune", *flags)
+    cut_short(monkeypatch, 24, "finetune", *flags)
+    assert "resuming at step 18 " in succeeds("finetune", *flags)
     expected = weights(finetuned)
     (calls,) = [v for name, v in expected.items() if "patch_dropout/calls" in name]
     assert calls == STEPS
     assert_identical(tmp_path, expected)
+    assert_same_logs(tmp_path, finetuned)
 
 
 def test_both_are_evaluated(pretrained, finetuned, tmp_path):

@@ -16,6 +16,7 @@ import pytest
 from selfie_tf.errors import Interrupted, UserError
 from selfie_tf.training.load import load_pretrained
 from selfie_tf.training.loop import Trainer
+from selfie_tf.training.progress import ProgressLog
 
 from helpers import (
     ROOT,
@@ -24,7 +25,9 @@ from helpers import (
     TINY,
     assert_close,
     assert_identical,
+    assert_same_logs,
     copy_unfinished,
+    cut_short,
     fails,
     log_points,
     result_of,
@@ -110,11 +113,30 @@ def test_killed_within_a_checkpoint_the_rerun_has_the_same_bits(uninterrupted, t
     killed = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     folders = sorted((tmp_path / "checkpoints").iterdir())
-    cut_short = [f for f in folders if not (f / "manifest.json").exists()]
-    assert len(cut_short) == 1 and any(cut_short[0].iterdir())
+    incomplete = [f for f in folders if not (f / "manifest.json").exists()]
+    assert len(incomplete) == 1 and any(incomplete[0].iterdir())
     assert "resuming at step" in finish_process(tmp_path)
     assert_identical(tmp_path, weights(uninterrupted))
     assert log_points(tmp_path)[-1]["loss"] == log_points(uninterrupted)[-1]["loss"]
+
+
+def test_log_points_that_span_kills_have_the_same_bits(uninterrupted, tmp_path, monkeypatch):
+    """Resumed at steps 6, 15 and 18, between the log points of every 4 steps."""
+    flags = [*TINY, f"--workdir={tmp_path}"]
+    advance = ProgressLog.advance
+
+    def terminated(self, step):
+        advance(self, step)
+        if step == 14:  # the step after it is the last
+            signal.raise_signal(signal.SIGTERM)
+
+    cut_short(monkeypatch, 12, "pretrain", *flags)
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressLog, "advance", terminated)
+        assert "stopped at step 15" in fails("pretrain", *flags, code=143)
+    cut_short(monkeypatch, 24, "pretrain", *flags)
+    assert "resuming at step 18 " in finish(tmp_path)
+    assert_same_logs(tmp_path, uninterrupted)
 
 
 def test_after_signals_and_a_damaged_checkpoint_the_bits_are_the_same(uninterrupted, tmp_path):
@@ -192,9 +214,12 @@ print("different")
 
 
 def test_replicas_with_statistics_of_their_own_report_what_they_save(tmp_path):
-    """A checkpoint holds their mean."""
-    two, again = tmp_path / "two", tmp_path / "again"
+    """A checkpoint holds their mean. Resumed between two log points, they log the same bits."""
+    two, again, resumed = tmp_path / "two", tmp_path / "again", tmp_path / "resumed"
     finish_process(two, "--virtual_devices=2")
+    copy_unfinished(two, resumed, 24)
+    assert "resuming at step 18 " in finish_process(resumed, "--virtual_devices=2")
+    assert_same_logs(resumed, two)
     copy_unfinished(two, again)
     finish(again)
     found, expected = result_of(again), result_of(two)

@@ -59,6 +59,21 @@ def test_damage_is_noticed_and_the_one_before_taken(tmp_path, damage, caplog):
     assert "damaged" in caplog.text and "fell back to the checkpoint of step 1" in caplog.text
 
 
+def test_notes_are_those_of_the_checkpoint_that_is_restored(tmp_path):
+    checkpointer = make(tmp_path)[1]
+    checkpointer.save(1, {"logged": 0, "metrics": [[0.1, 3.0]]})
+    checkpointer.save(2, {"logged": 2})
+    checkpointer = make(tmp_path)[1]
+    assert checkpointer.notes == {}
+    assert checkpointer.restore() == 2 and checkpointer.notes == {"logged": 2}
+    notes = tmp_path / "step-00000002" / "state-notes.json"
+    notes.write_text(notes.read_text().replace("2", "1"))
+    assert checkpointer.restore() == 1
+    assert checkpointer.notes == {"logged": 0, "metrics": [[0.1, 3.0]]}
+    save_steps(tmp_path, 3)  # as versions before the notes did
+    assert checkpointer.restore() == 3 and checkpointer.notes == {}
+
+
 def test_a_damaged_step_can_be_saved_again(tmp_path):
     save_steps(tmp_path, 1, 2)
     (tmp_path / "step-00000002" / "state.index").unlink()

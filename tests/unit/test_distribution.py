@@ -5,6 +5,7 @@ import socket
 import types
 import zlib
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -55,3 +56,14 @@ def test_a_lost_tpu_is_one_line_that_says_what_to_do(tiny_config, monkeypatch):
     line = Run(tiny_config, "runs/x", tf.distribute.get_strategy())._explain(error)
     assert line.startswith("the TPU was lost") and "Socket closed" in line
     assert "same command" in line
+
+
+def test_values_of_replicas_are_read_and_written():
+    """On one replica; runs on several are in test_training.py."""
+    variables = [tf.Variable(value) for value in (0.1, 3.0, -2.0)]
+    values = distribution.ReplicaValues(tf.distribute.get_strategy(), variables)
+    np.testing.assert_array_equal(values.read(), np.float32([[0.1, 3.0, -2.0]]))
+    values.write([[0.25, 7.0, 1.5]])
+    assert [v.numpy() for v in variables] == [0.25, 7.0, 1.5]
+    values.write([[1.0, 2.0, 3.0], [0.5, 8.0, -1.0]])  # saved on two replicas
+    assert [v.numpy() for v in variables] == [1.5, 10.0, 2.0]
