@@ -92,13 +92,43 @@ def _draw_columns(path, columns):
     _save(figure, path)
 
 
-def _montage(columns, cell=200, gap=14):
+def draw_sheet(path, images: np.ndarray, captions: list, columns: int = 8) -> None:
+    """Draws a contact sheet as a PNG, row by row.
+
+    Args:
+      path: A file name, or a file that is open for writing.
+      images: uint8 `[N, S, S, 3]`.
+      captions: N strings of up to two lines, put below the images. Long lines are cut.
+      columns: Images per row, at most.
+    """
+    columns, below, gap = min(columns, len(images)), 46, 14
+    rows = -(-len(images) // columns)
+    missing = np.full([rows * columns - len(images), *images.shape[1:]], 255, np.uint8)
+    grid = np.concatenate([images, missing]).reshape([rows, columns, *images.shape[1:]])
+    montage = _montage(list(grid.swapaxes(0, 1)), 160, gap, below)
+    height, width = montage.shape[:2]
+    figure = _figure(width / _DPI, height / _DPI)
+    figure.figimage(montage, 0, 0)
+    fits = int(width / columns / 8.2)  # characters
+    for i, caption in enumerate(captions):
+        row, column = divmod(i, columns)
+        x, y = (column + 0.5) / columns, 1 - ((row + 1) / rows - (below - 4) / height)
+        lines = [x if len(x) <= fits else f"{x[: fits - 1]}…" for x in caption.split("\n")]
+        figure.text(
+            x, y, _escape("\n".join(lines)), fontsize=7, ha="center", va="top", linespacing=1.1
+        )
+    _save(figure, path)
+
+
+def _montage(columns, cell=200, gap=14, below=14):
     """Puts columns of images `[B, S, S, 3]` side by side, on white, about `cell` pixels each.
+
+    There are `gap` pixels between columns, and `below` pixels below each image.
 
     Axes of Matplotlib would take a second per picture, and shift pixels by fractions of one.
     """
     scale = max(1, round(cell / columns[0].shape[1]))
-    margins = ((0, 0), (0, gap), (gap // 2, gap - gap // 2), (0, 0))
+    margins = ((0, 0), (0, below), (gap // 2, gap - gap // 2), (0, 0))
     large = (images.repeat(scale, axis=1).repeat(scale, axis=2) for images in columns)
     padded = (np.pad(images, margins, constant_values=255) for images in large)
     return np.concatenate([np.concatenate(images) for images in padded], axis=1)

@@ -20,9 +20,11 @@ from PIL import Image
 
 from selfie_tf import cli
 from selfie_tf.benchmarks.replicas import free_ports
-from selfie_tf.config import SelfieConfig
+from selfie_tf.config import SelfieConfig, to_dict
 from selfie_tf.methods import METHODS
 from selfie_tf.storage.checkpoints import Checkpointer
+from selfie_tf.storage.files import write_atomically
+from selfie_tf.training.build import compile_model
 
 import shallow
 
@@ -184,6 +186,19 @@ def tensors(state):
 def read_json(path):
     with open(path) as file:
         return json.load(file)
+
+
+def write_json(path, value):
+    write_atomically(str(path), json.dumps(value))
+
+
+def save_run(path, config, model):
+    """Leaves what a run leaves: its config and a checkpoint."""
+    compile_model(config, model)
+    os.makedirs(path)
+    write_json(f"{path}/config.json", to_dict(config))
+    checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+    Checkpointer(f"{path}/checkpoints", checkpoint).save(1)
 
 
 def result_of(workdir):

@@ -19,6 +19,7 @@ from selfie_tf.cli import (
     experiment,
     export,
     finetune,
+    predict,
     pretrain,
     summarize,
 )
@@ -32,6 +33,7 @@ COMMANDS = {
         pretrain,
         finetune,
         evaluate,
+        predict,
         export,
         compare,
         experiment,

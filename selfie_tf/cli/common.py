@@ -72,6 +72,50 @@ def define_data_dir(values: flags.FlagValues) -> None:
     )
 
 
+def define_images(values: flags.FlagValues, run: str) -> None:
+    """Defines --workdir for `run` and the flags of any images: see `image_options`."""
+    flags.DEFINE_string(
+        "workdir", "", f"Folder of {run}, or of an export (required).", flag_values=values
+    )
+    flags.DEFINE_string(
+        "images", "", "Folder of images, at any depth, or one file.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "data_name",
+        "",
+        "Instead of --images: data as in the config's data.name, such as tfds:cifar10.",
+        flag_values=values,
+    )
+    define_data_dir(values)
+    flags.DEFINE_float(
+        "corrupt_budget",
+        None,
+        "Fraction of the files that may be unreadable; one always may, unless this is 0. Empty: "
+        "the run's data.corrupt_budget.",
+        0.0,
+        1.0,
+        flag_values=values,
+    )
+
+
+def image_options(values: flags.FlagValues) -> dict:
+    """The arguments that these flags stand for, see `evaluation.images.open_images`; and `path`.
+
+    Raises:
+      UserError: Unless there is one of --images and --data_name.
+    """
+    if bool(values.images) == bool(values.data_name):
+        given = "both were given" if values.images else "give a folder or a file of images"
+        raise UserError(f"--images or --data_name, one of them: {given}")
+    return {
+        "path": os.path.expanduser(values.workdir),
+        "images": os.path.expanduser(values.images),
+        "data_name": values.data_name,
+        "data_dir": os.path.expanduser(values.data_dir),
+        "corrupt_budget": values.corrupt_budget,
+    }
+
+
 def define_training_flags(values: flags.FlagValues) -> None:
     """Defines --workdir, --tpu, --virtual_devices, --data_dir and --download."""
     flags.DEFINE_string("workdir", "", "Folder for this run (required).", flag_values=values)

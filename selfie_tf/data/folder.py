@@ -34,6 +34,8 @@ class FolderSource(IndexedSource):
       UserError: If there is no such folder or split, or fewer than two images in it.
     """
 
+    budget_flag = "--config.data.corrupt_budget"  # what the user raises
+
     def __init__(self, path, held_out, min_side, corrupt_budget, max_pixels, test_split=""):
         if not tf.io.gfile.isdir(path):
             raise UserError(f"data.name=folder:{path}: no such folder; give an existing one")
@@ -142,7 +144,7 @@ class FolderSource(IndexedSource):
             self.failure = UserError(
                 f"{len(self._corrupt)} of {total} images are unreadable, more than "
                 f"data.corrupt_budget={self._budget:g} allows; the last one: {path} ({error}); "
-                f"repair or remove it, or raise --config.data.corrupt_budget"
+                f"repair or remove it, or raise {self.budget_flag}"
             )
             raise self.failure
 
@@ -202,19 +204,23 @@ def _hash(name, root):
     return hashlib.sha256(os.path.relpath(name, root).encode()).hexdigest()
 
 
+def least_side(data) -> int:
+    """Shorter side in pixels that a JPEG may be shrunk to: no crop of it must be enlarged."""
+    side = math.ceil(data.image_size / getattr(data, "test_crop", 1.0))
+    if data.crop == "random_resized":
+        wanted = data.image_size * (4 / 3) ** 0.5 * data.min_crop_area**-0.5
+        side = max(side, math.ceil(wanted))
+    return side
+
+
 def open_source(location: str, data, data_dir: str, download: bool, remote: bool) -> FolderSource:
     """Opens `folder:LOCATION`, see `data.make_source`."""
     if remote:
         raise UserError(f"data.name={data.name}: {NOT_REMOTE}")
-    # A JPEG may be shrunk while it is decoded, but no crop of it may have to be enlarged for that.
-    min_side = math.ceil(data.image_size / getattr(data, "test_crop", 1.0))
-    if data.crop == "random_resized":
-        wanted = data.image_size * (4 / 3) ** 0.5 * data.min_crop_area**-0.5
-        min_side = max(min_side, math.ceil(wanted))
     return FolderSource(
         os.path.expanduser(location),
         data.held_out,
-        min_side,
+        least_side(data),
         data.corrupt_budget,
         data.max_pixels,
         data.test_split,

@@ -132,6 +132,22 @@ class IndexedSource:
         numbers = tf.data.Dataset.range(shard.among(self.num_held_out))
         return numbers.map(at, num_parallel_calls=tf.data.AUTOTUNE)
 
+    def each_image(self, held_out: bool) -> tf.data.Dataset:
+        """Yields (index, image, label) of the held-out or of the training images, each once.
+
+        They come in the order of their ids. An image that cannot be read is left out.
+        """
+        items = self._held_out if held_out else self._train
+        labels = tf.constant(self._held_out_labels if held_out else self._train_labels)
+
+        def at(index):
+            image, taken = self._load(items, index)
+            return index, image, tf.gather(labels, taken), taken == index
+
+        images = tf.data.Dataset.range(len(items)).map(at, num_parallel_calls=tf.data.AUTOTUNE)
+        images = images.filter(lambda _index, _image, _label, readable: readable)
+        return images.map(lambda index, image, label, _: (index, image, label))
+
     def train_ids(self) -> list:
         """One str per training image, by which anyone finds it again."""
         return [str(i) for i in range(self.num_train)]

@@ -117,6 +117,11 @@ class TFDSSource:
             records = records.filter(lambda position, _: shard.hold(position))
         return records.map(self.parse, num_parallel_calls=tf.data.AUTOTUNE)
 
+    def each_image(self, held_out: bool) -> tf.data.Dataset:
+        """See `IndexedSource.each_image`."""
+        records = _read(self._test if held_out else self._train, in_turn=True).enumerate()
+        return records.map(self.parse, num_parallel_calls=tf.data.AUTOTUNE)
+
     def train_ids(self) -> list:
         """Returns TFDS's own ids: the file, and the number of the record in it."""
         return _ids(self._train)

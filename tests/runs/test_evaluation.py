@@ -1,5 +1,7 @@
 """Evaluation of pretrained and finetuned runs, and their comparison."""
 
+import csv
+import io
 import json
 import re
 
@@ -127,6 +129,21 @@ def test_an_export_and_a_fraction_of_the_labels(runs, tmp_path):
         path = tmp_path / f"{workdir.name}-evaluation" / "evaluation.json"
         results.append(json.loads(path.read_text())["probes"])
     assert results[0] == results[1] and results[0]["training_images"] == 100
+
+
+def test_predictions_of_a_run_and_of_its_export_are_those_of_its_evaluation(runs, tmp_path):
+    succeeds("export", f"--workdir={runs}/a", f"--output={tmp_path}/export")
+    tables = []
+    for workdir in (runs / "a", tmp_path / "export"):
+        flags = [f"--workdir={workdir}", "--data_name=builtin:shapes", "--output=-"]
+        tables.append(succeeds("predict", *flags))
+    assert tables[0] == tables[1]
+    header, *rows = csv.reader(io.StringIO(tables[0]))
+    assert header[:3] == ["path", "class", "probability"] and len(rows) == 1000
+    with np.load(runs / "a" / "predictions.npz") as file:
+        expected = file["predictions"]
+    found = {int(row[0]) - 5000: synthetic.CLASS_NAMES.index(row[1]) for row in rows}
+    assert np.mean([found[i] == expected[i] for i in range(1000)]) >= 0.998  # near ties
 
 
 CATS_AND_DOGS = [f"{name}/{i}.png" for name in ("cat", "dog") for i in range(12)]

@@ -2,7 +2,6 @@
 
 import glob
 import itertools
-import json
 import os
 import re
 import shlex
@@ -14,14 +13,12 @@ import tensorflow as tf
 import yaml
 
 from selfie_tf.cli import COMMANDS, common, config_files
-from selfie_tf.config import FinetuneConfig, PatchFormerConfig, SelfieConfig, flatten, to_dict
+from selfie_tf.config import FinetuneConfig, PatchFormerConfig, SelfieConfig, flatten
 from selfie_tf.data import SOURCES, augment, make_source
 from selfie_tf.methods import METHODS
-from selfie_tf.storage.checkpoints import Checkpointer
-from selfie_tf.storage.files import write_atomically
-from selfie_tf.training.build import build_classifier, build_pretrainer, compile_model
+from selfie_tf.training.build import build_classifier, build_pretrainer
 
-from helpers import ROOT
+from helpers import ROOT, save_run, write_json
 
 PAGES = {}
 for path in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/index.md", "docs/[A-Z]*.md"):
@@ -167,19 +164,6 @@ def blocks(page, name):
     """The Python blocks of a page that have `name` in them."""
     found = re.findall(r"^ *```python\n(.*?)^ *```", PAGES[page], re.S | re.M)
     return [block for block in found if name in block]
-
-
-def save_run(path, config, model):
-    """Leaves what a run leaves: its config and a checkpoint."""
-    compile_model(config, model)
-    os.makedirs(path)
-    write_json(f"{path}/config.json", to_dict(config))
-    checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
-    Checkpointer(f"{path}/checkpoints", checkpoint).save(1)
-
-
-def write_json(path, value):
-    write_atomically(path, json.dumps(value))
 
 
 @pytest.fixture

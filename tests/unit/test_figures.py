@@ -84,6 +84,37 @@ def test_pictures_are_pngs_with_a_column_per_step(batch):
     assert widths[1] == pytest.approx(widths[0] * 5 / 3, rel=0.02)
 
 
+def test_a_contact_sheet_has_every_image_in_its_place_with_its_caption(rng, monkeypatch):
+    texts = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.text", lambda _, x, y, text, **__: texts.append((x, y, text))
+    )
+    images = rng.integers(0, 256, [7, 40, 40, 3], dtype=np.uint8)
+    file = io.BytesIO()
+    captions = [f"{i} of $5$\n50%" for i in range(6)] + ["x" * 99]
+    figures.draw_sheet(file, images, captions, columns=3)
+    picture = np.asarray(Image.open(file).convert("RGB"))
+    height, width = picture.shape[:2]
+    tops = {}
+    for i, image in enumerate(images):
+        left = i % 3 * width // 3 + (width // 3 - 160) // 2
+        large = image.repeat(4, axis=0).repeat(4, axis=1)
+        found = [
+            y
+            for y in range(height - 159)
+            if (picture[y : y + 160, left : left + 160] == large).all()
+        ]
+        assert len(found) == 1
+        tops[i] = found[0]
+        x, y, text = texts[i]
+        assert x * width == pytest.approx(left + 80, abs=1)
+        assert 0 < (1 - y) * height - (found[0] + 160) < 10
+        if i < 6:
+            assert text == f"{i} of \\$5\\$\n50%"
+    assert tops[0] == tops[2] < tops[3] - 190 and tops[6] == tops[3] + tops[3] - tops[0]
+    assert len(texts[6][2]) < 25 and texts[6][2].endswith("…")
+
+
 def make_reconstruction(rng, target_size):
     batch = make_batch(rng, batch=2, grid=GRID, context=10, size=SIZE)
     del batch["target_patches"]

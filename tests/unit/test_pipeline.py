@@ -1,5 +1,7 @@
 """What the config says of crops and order holds in the batches."""
 
+import copy
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -98,3 +100,19 @@ def test_held_out_ids_name_other_images_than_train_ids(tfds_folder):
     assert not set(train) & set(held_out)
     white = white_source()
     assert not set(white.train_ids()) & set(white.held_out_ids())
+
+
+def test_each_image_comes_once_in_the_order_of_the_ids(tfds_folder):
+    """Also where records are read from several files."""
+    whole = TFDSSource("greys", tfds_folder, 10, 10)
+    greys = [int(image[0, 0, 0]) for _, image, _ in whole.each_image(False)]
+    grey_of = dict(zip(whole.train_ids(), greys))
+    assert sorted(grey_of.values()) == list(range(40))
+    (file,) = whole._train
+    parts = copy.copy(whole)
+    parts._train = [file.replace(skip=s, take=t) for s, t in ((20, 17), (2, 18))]
+    ids, found = parts.train_ids(), list(parts.each_image(False))
+    assert [int(i) for i, _, _ in found] == list(range(35)) and len(ids) == 35
+    assert [int(x[0, 0, 0]) for _, x, _ in found] == [grey_of[name] for name in ids]
+    assert all(int(label) == int(x[0, 0, 0]) % 2 for _, x, label in found)
+    assert len(list(whole.each_image(True))) == 4
