@@ -113,7 +113,8 @@ class ExperimentRunner:
             keras.backend.clear_session()
             gc.collect()
         split = "validation" if config.data.validation_fraction else "test"
-        self._keep_predictions(cell)
+        if split == "test":
+            self._keep_predictions(cell)
         return {
             "setting": setting_name(cell.setting or setting),
             "split": split,

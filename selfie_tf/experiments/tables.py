@@ -25,7 +25,7 @@ class Line:
     Attributes:
       recipe, task: Names.
       mean, deviation: See `statistics.mean_and_deviation`.
-      pretrainings, finetunings: How many finished.
+      pretrainings, finetunings: How many finished; no pretrainings for random weights.
       diverged: How many finetunings diverged; they are in no mean.
       labelled_images: Number of images trained on; None if they differ.
       baseline: Name of the recipe that `difference` is to; "" without one.
@@ -66,7 +66,7 @@ def scores_of(rows: list, recipe: str, task: str, predictions: str = "") -> list
             row["seed"],
             row["top1"],
             row["network"],
-            _correct(predictions, row["cell"]),
+            _correct(predictions, row),
         )
         for row in _final(rows, recipe, task)
         if row["status"] == "finished"
@@ -119,7 +119,7 @@ def _line(experiment, rows, scores, recipe, baseline, task):
         recipe,
         task,
         *mean_and_deviation(mine),
-        len({(score.pretraining, score.network) for score in mine}),
+        len({(score.pretraining, score.network) for score in mine if score.network}),
         len(mine),
         sum(row["status"] == "diverged" for row in final),
         images.pop() if len(images) == 1 else None,
@@ -153,7 +153,7 @@ def to_markdown(lines: list) -> str:
             line.task,
             line.recipe,
             _percent(line.mean, line.deviation),
-            str(line.pretrainings),
+            str(line.pretrainings or "none"),
             f"{line.finetunings}" + (f" ({line.diverged} diverged)" if line.diverged else ""),
             line.baseline,
             _points(line.difference),
@@ -229,9 +229,10 @@ def _final(rows, recipe, task):
     ]
 
 
-def _correct(folder, cell):
-    path = os.path.join(folder, f"{cell.replace('/', '-')}.npz")
-    if not folder or not tf.io.gfile.exists(path):
+def _correct(folder, row):
+    path = os.path.join(folder, f"{row['cell'].replace('/', '-')}.npz")
+    # Validation images are drawn anew for each seed, so that their noise is in each pair's own.
+    if not folder or row.get("split") == "validation" or not tf.io.gfile.exists(path):
         return None
     with tf.io.gfile.GFile(path, "rb") as file, np.load(io.BytesIO(file.read())) as kept:
         return kept["labels"] == kept["predictions"]

@@ -100,7 +100,7 @@ def test_the_summary_has_curves_and_pictures_of_the_runs(finished, tmp_path):
     scratch = [
         r["top1"] for r in found.values() if (r["kind"], r["recipe"]) == ("final", "scratch")
     ]
-    assert f"| few | scratch | {100 * scratch[-1]:.1f} | 1 | 1 |" in text
+    assert f"| few | scratch | {100 * scratch[-1]:.1f} | none | 1 |" in text
     names = {path.name for path in tmp_path.iterdir()}
     assert {"summary.md", "curves-2%.png", "curves-few.svg", "pretext-selfie.png"} <= names
     picture = finished / "cells" / "selfie" / "0" / "pretrain" / "figures" / "jigsaw.png"

@@ -82,6 +82,7 @@ def test_every_recipe_beside_the_first_and_the_primary_comparisons(experiment, f
     plus = lines["plus", "selfie", "1%"]
     assert plus.difference.mean == pytest.approx(np.mean([0.05, 0.04]))
     assert (plus.diverged, plus.pretrainings, plus.primary) == (1, 2, True)
+    assert lines["scratch", "", "1%"].pretrainings == 0
 
 
 def test_secondary_p_values_are_adjusted_for_their_number(experiment, found):
@@ -126,6 +127,9 @@ def test_test_images_widen_the_interval(experiment, found, tmp_path):
     wide = by_names(tables.summarize(experiment, found, str(tmp_path)))["selfie", "scratch", "1%"]
     assert wide.difference.mean == narrow.difference.mean
     assert wide.difference.half_width > 1.2 * narrow.difference.half_width
+    found = [{**row, "split": "validation"} for row in found]  # other images for each seed
+    same = by_names(tables.summarize(experiment, found, str(tmp_path)))["selfie", "scratch", "1%"]
+    assert same.difference == narrow.difference
 
 
 def test_pretext_accuracy_beside_accuracy_after_finetuning(experiment, found):
@@ -165,7 +169,7 @@ def test_the_command(tmp_path):
     line = "scratch/0/5%/0,final,scratch,0,5%,0,,finished,0.25\n"
     (tmp_path / "results.csv").write_text(header + line)
     out = succeeds("summarize", f"--workdir={tmp_path}")
-    assert "| 5% | scratch | 25.0 | 1 | 1 |" in out
+    assert "| 5% | scratch | 25.0 | none | 1 |" in out
     (tmp_path / "results.csv").write_text(header)
     assert "no finished cell in it yet" in fails("summarize", f"--workdir={tmp_path}")
     (tmp_path / "results.csv").write_text(header + line.replace("scratch", "other"))
