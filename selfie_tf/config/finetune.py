@@ -21,9 +21,20 @@ MIN_PATCHFORMER_BATCH = 8  # images whose pooled vectors are normalised together
 class LabelledDataConfig(ImagesConfig):
     """Images with labels, and which of the labels may be used (section 3.1).
 
-    Only one of label_fraction, labels_per_class and subset_file may be given.
+    Only one of label_fraction, labels_per_class and subset_file may be given. They choose among the
+    images of `labels`, if there is such a list.
     """
 
+    labels: str = text(
+        "",
+        "folder: CSV file of path,label, which labels images wherever they lie in the folder; "
+        "empty: one folder per class.",
+    )
+    test_labels: str = text(
+        "",
+        "With labels: CSV file of the images to test on; empty: those of labels that the folder "
+        "holds out.",
+    )
     label_fraction: float = bounded(
         1.0, 0, 1, "Fraction of each class's images whose labels are used, rounded to whole images."
     )
@@ -166,6 +177,16 @@ class FinetuneConfig(RunConfig):
         if sum(map(bool, given.values())) > 1:
             names = " and ".join(f"data.{name}" for name, value in given.items() if value)
             raise UserError(f"{names} exclude each other: give one of them")
+        if d.labels and not d.name.startswith("folder:"):
+            raise UserError(
+                f"data.labels={d.labels} labels the images of a folder, but data.name={d.name}; "
+                "give --config.data.name=folder:PATH"
+            )
+        if d.test_labels and not d.labels:
+            raise UserError(
+                f"data.test_labels={d.test_labels} needs data.labels, the list of the images to "
+                "train on"
+            )
         if m.head == "resnet36_attention" and not m.patch_by_patch:
             side = feature_map_side(d.image_size, m.stem)
             if side % self.grid:

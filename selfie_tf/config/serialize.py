@@ -130,7 +130,6 @@ _SYNONYMS = {
     "epochs": "train.steps",
     "folder": "data.name",
     "heads": "model.num_heads",
-    "labels": "data.label_fraction",
     "layers": "model.attention_layers",
     "lr": "optimizer.learning_rate",
     "mask": "patches.mask_ratio",

@@ -3,7 +3,10 @@
 A new kind of source is one module with an `open_source`, and two lines here: see CONTRIBUTING.md.
 """
 
+import os
+
 from selfie_tf.data import folder, synthetic, tfds
+from selfie_tf.data.labels import label_source
 from selfie_tf.errors import UserError
 
 SOURCES = {
@@ -27,13 +30,16 @@ def make_source(data, data_dir: str = "", download: bool = False, remote: bool =
       A `data.source.IndexedSource`, or something with the same methods.
 
     Raises:
-      UserError: If there is no such data.
+      UserError: If there is no such data, or a list of labels cannot be used.
     """
     kind, _, location = data.name.partition(":")
     if kind not in SOURCES or not location:
         known = ", ".join(f"{name}:..." for name in SOURCES)
         raise UserError(f"data.name={data.name!r}: expected one of {known}")
-    return SOURCES[kind](location, data, data_dir, download, remote)
+    source = SOURCES[kind](location, data, data_dir, download, remote)
+    if getattr(data, "labels", ""):
+        return label_source(source, data, os.path.expanduser(location))
+    return source
 
 
 def check_batch_size(config, source) -> None:

@@ -179,9 +179,32 @@ class IndexedSource:
         chosen.num_train, chosen.num_held_out = len(chosen._train), len(chosen._held_out)
         return chosen
 
+    def relabelled(self, train: dict, held_out: dict, class_names):
+        """Makes a source of some of all images, with other labels.
+
+        Args:
+          train, held_out: {index: label} of the images to train on and to evaluate; indices are
+            those of `train_ids` followed by `held_out_ids`.
+          class_names: The names of labels 0, 1, ...
+
+        Returns:
+          An `IndexedSource`.
+        """
+        chosen, items = copy.copy(self), [*self._train, *self._held_out]
+        chosen.no_labels, chosen.class_names = "", tuple(class_names)
+        chosen._train, chosen._train_labels = _pick(items, train)
+        chosen._held_out, chosen._held_out_labels = _pick(items, held_out)
+        chosen.num_train, chosen.num_held_out = len(train), len(held_out)
+        return chosen
+
 
 def _take(items, indices):
     return tf.gather(items, indices) if tf.is_tensor(items) else [items[i] for i in indices]
+
+
+def _pick(items, labels):
+    indices = sorted(labels)
+    return [items[i] for i in indices], np.array([labels[i] for i in indices], np.int64)
 
 
 @contextlib.contextmanager

@@ -104,7 +104,8 @@ def labelled_source(source, data) -> tuple:
     if source.no_labels:
         raise UserError(
             f"data.name={data.name}: {source.no_labels}; finetuning needs labels: one folder per "
-            "class (PATH/CLASS/*.jpg, or PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg)"
+            "class (PATH/CLASS/*.jpg, or PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg), or a "
+            "list of path,label with --config.data.labels=LIST.csv"
         )
     wanted = _read_ids(data.subset_file) if data.subset_file else "all"
     partial = data.label_fraction < 1 or data.labels_per_class

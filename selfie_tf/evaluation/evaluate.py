@@ -128,6 +128,7 @@ def _labelled(run, path, data_name, data_dir):
     data = config.data
     if data_name and data_name != data.name:
         data.name, data.test_split, data.validation_fraction = data_name, "", 0.0
+        data.labels = data.test_labels = ""
         config.validate()
         return _with_labels(make_source(data, data_dir), data), "test"
     source = _with_labels(make_source(data, data_dir), data)

@@ -41,6 +41,8 @@ def open_images(
       UserError: If there are no such images.
     """
     data = config.data
+    if hasattr(data, "labels"):
+        data.labels = data.test_labels = ""  # all of a folder's images
     if corrupt_budget is not None:
         data.corrupt_budget = corrupt_budget
     if images:

@@ -57,9 +57,9 @@ class WorkDir:
         data = self.read_json("data.json") or {"fingerprint": fingerprint}
         if data != {"fingerprint": fingerprint}:
             raise UserError(
-                f"--workdir={self.path} began with other images, or another subset of "
-                f"them, than data.name={self._config.data.name} gives now; use another --workdir, "
-                "or bring back the same files to resume"
+                f"--workdir={self.path} began with other images or labels, or another subset "
+                f"of them, than data.name={self._config.data.name} gives now; use another "
+                "--workdir, or bring back the same files to resume"
             )
         self.write_json("config.json", to_dict(self._config))
         self.write_json("data.json", data)

@@ -43,8 +43,8 @@ class LoadedRun:
         if self.fingerprint.partition("#")[0] not in ("", source.fingerprint):
             raise UserError(
                 f"data.name={self.config.data.name} holds other images than the run was trained "
-                "on, so held-out images may have been trained on; bring back the same files, or "
-                "name other data with --data_name"
+                "on, or its lists have other labels, so held-out images may have been trained on; "
+                "bring back the same files, or name other data with --data_name"
             )
 
 

@@ -171,6 +171,36 @@ def test_a_folder_that_has_changed_is_refused(runs, tmp_path):
     assert "other images than the run" in fails("evaluate", f"--workdir={tmp_path}/run")
 
 
+def test_a_run_on_a_list_of_labels(tmp_path):
+    """A flat folder: the listed images are trained on, or tested on if they are held out."""
+    save_noise(tmp_path / "images", [f"{i:02d}.png" for i in range(60)])
+    labels = tmp_path / "labels.csv"
+    lines = [f"{i:02d}.png,{'odd' if i % 2 else 'even'}\n" for i in range(40)]
+    labels.write_text("".join(lines))
+    flags = [
+        *TINY_FINETUNE,
+        "--config.train.steps=5",
+        "--config.data.label_fraction=1",
+        f"--config.data.name=folder:{tmp_path}/images",
+        f"--config.data.labels={labels}",
+        f"--workdir={tmp_path}/run",
+    ]
+    succeeds("finetune", *flags)
+    result = result_of(tmp_path / "run")
+    tested = result["test_images"]
+    assert 0 < tested < 10 and result["subset"]["trained_on"] == 40 - tested
+    assert read_json(tmp_path / "run" / "subset.json")["class_names"] == ["even", "odd"]
+    out = succeeds("evaluate", f"--workdir={tmp_path}/run")
+    assert f"test top1 {result['test_top1']:.4f}" in out and "even" in out
+
+    flags = [f"--workdir={tmp_path}/run", f"--data_name=folder:{tmp_path}/images", "--output=-"]
+    assert len(succeeds("predict", *flags).splitlines()) == 1 + 6
+
+    labels.write_text("".join([*lines[:-1], "39.png,even\n"]))
+    line = fails("evaluate", f"--workdir={tmp_path}/run")
+    assert "its lists have other labels" in line
+
+
 def test_an_output_that_cannot_be_is_noticed_at_once(runs, tmp_path):
     (tmp_path / "file").write_text("")
     code, out, err = call("evaluate", f"--workdir={runs}/a", f"--output={tmp_path}/file")
