@@ -71,7 +71,7 @@ def outputs(source, data, function, held_out: bool = True) -> collections.abc.It
       the outputs. An image that cannot be read is left out.
 
     Raises:
-      UserError: If more images are unreadable than may be.
+      UserError: If more images are unreadable than may be, or there are none.
     """
     size, fraction = data.image_size, getattr(data, "test_crop", 1.0)
 
@@ -80,9 +80,12 @@ def outputs(source, data, function, held_out: bool = True) -> collections.abc.It
 
     compute = tf.function(function, autograph=False, reduce_retracing=True)
     images = source.each_image(held_out).map(square, num_parallel_calls=tf.data.AUTOTUNE)
+    indices = None
     with reading(source, data):
         for indices, squares, labels in images.batch(BATCH_SIZE).prefetch(2):
             yield indices.numpy(), squares.numpy(), labels.numpy(), compute(squares).numpy()
+    if indices is None:
+        raise UserError(f"data.name={data.name}: no image in it; give other images")
 
 
 def to_csv(rows) -> str:

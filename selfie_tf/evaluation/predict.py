@@ -7,7 +7,6 @@ import logging
 import numpy as np
 
 from selfie_tf import figures
-from selfie_tf.errors import UserError
 from selfie_tf.evaluation.images import open_images, outputs, prepare_output, to_csv, write_output
 from selfie_tf.training.load import load_finetuning_run
 
@@ -51,8 +50,6 @@ def predict(
         if sheet:
             shown += zip(found, squares)
             shown = heapq.nsmallest(_SHEET_IMAGES, shown, lambda x: _certainty(x[0]))
-    if not rows:
-        raise UserError(f"data.name={run.config.data.name}: no image in it could be classified")
     rows.sort(key=_certainty)
     left_out = len(ids) - len(rows)
     logging.info(

@@ -110,6 +110,10 @@ class Checkpointer:
             )
         return 0
 
+    def sha256(self, step: int) -> str:
+        """The digest of a complete checkpoint: of its manifest, which has those of its files."""
+        return sha256(os.path.join(self._folder(step), _MANIFEST))
+
     def _folder(self, step):
         return os.path.join(self._directory, f"{_PREFIX}{step:08d}")
 

@@ -150,6 +150,11 @@ def read_info(path: str) -> dict | None:
     return info
 
 
+def info_sha256(path: str) -> str:
+    """The digest of an export: of the file that has those of the others."""
+    return sha256(os.path.join(path, _INFO))
+
+
 def restore(path: str, info: dict, model: keras.Model) -> None:
     """Gives `model` the weights of an export that `read_info` has verified."""
     logging.info("%s: the sha256 of all %d files is right", path, len(info["sha256"]))

@@ -29,6 +29,7 @@ class LoadedRun:
       step: The step of the weights.
       origin: One line that says where the model is from.
       fingerprint: That of the images it was trained on, see `data.source.IndexedSource`.
+      sha256: Hexadecimal digest of the checkpoint or the export that the weights are from.
     """
 
     model: keras.Model
@@ -37,6 +38,7 @@ class LoadedRun:
     step: int
     origin: str
     fingerprint: str
+    sha256: str = ""
 
     def check_images(self, source) -> None:
         """Raises UserError if the run's images have changed, and with them the held-out ones."""
@@ -134,14 +136,17 @@ def _load(path, kind, build):
         compile_model(config, model)
     if info is not None:
         saved_model.restore(path, info, model)
-        step = info["step"]
+        step, digest = info["step"], saved_model.info_sha256(path)
     else:
         checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
-        step = Checkpointer(os.path.join(path, "checkpoints"), checkpoint).restore()
+        checkpointer = Checkpointer(os.path.join(path, "checkpoints"), checkpoint)
+        step = checkpointer.restore()
         if not step:
             raise UserError(f"{path}: no checkpoint in it yet")
+        digest = checkpointer.sha256(step)
     origin = f"{path} ({config.data.name}, step {step} of {config.train.steps})"
-    return LoadedRun(model, config, tuple(class_names), step, origin, data.get("fingerprint", ""))
+    images = data.get("fingerprint", "")
+    return LoadedRun(model, config, tuple(class_names), step, origin, images, digest)
 
 
 def _config(path, info):

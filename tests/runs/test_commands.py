@@ -22,6 +22,7 @@ def fails(*flags, env=None, command="bin/pretrain.py", code=1):
         ("finetune", ["--config.train.stepz=0"], "did you mean --config.train.steps?"),
         ("evaluate", ["--workdr=x"], "did you mean --workdir?"),
         ("predict", ["--workdir=x"], "--images or --data_name"),
+        ("embed", ["--workdir=x", "--images=y"], "--output is missing"),
         ("export", ["--workdir=x"], "--output is missing"),
         ("compare", [], "--runs="),
         ("benchmark", ["--seconds=0"], "--seconds=0"),

@@ -1,6 +1,7 @@
 """Evaluation of pretrained and finetuned runs, and their comparison."""
 
 import csv
+import hashlib
 import io
 import json
 import re
@@ -129,6 +130,17 @@ def test_an_export_and_a_fraction_of_the_labels(runs, tmp_path):
         path = tmp_path / f"{workdir.name}-evaluation" / "evaluation.json"
         results.append(json.loads(path.read_text())["probes"])
     assert results[0] == results[1] and results[0]["training_images"] == 100
+
+    save_noise(tmp_path / "images", ["a.png", "b/c.png"])
+    found = []
+    for workdir in (runs / "pretrained", tmp_path / "export"):
+        flags = [f"--workdir={workdir}", f"--images={tmp_path}/images"]
+        succeeds("embed", *flags, f"--output={tmp_path}/x.npz")
+        with np.load(tmp_path / "x.npz") as file:
+            found.append(dict(file))
+    np.testing.assert_array_equal(found[0]["features"], found[1]["features"])
+    digest = hashlib.sha256((tmp_path / "export" / "selfie_tf.json").read_bytes()).hexdigest()
+    assert found[1]["fingerprint"] == digest != found[0]["fingerprint"]
 
 
 def test_predictions_of_a_run_and_of_its_export_are_those_of_its_evaluation(runs, tmp_path):
