@@ -8,9 +8,17 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from selfie_tf.data.decode import IMAGE_SUFFIXES, read_image
+from selfie_tf.data.decode import (
+    IMAGE_SUFFIXES,
+    NOT_ORDINARY,
+    decode_jpeg,
+    jpeg_halvings,
+    read_image,
+)
 from selfie_tf.data.source import HELD_OUT_SPLITS, NOT_REMOTE, IndexedSource
 from selfie_tf.errors import UserError
+
+_UNKNOWN = -2
 
 
 class FolderSource(IndexedSource):
@@ -81,10 +89,17 @@ class FolderSource(IndexedSource):
                 f"expected at least two files ending in {', '.join(IMAGE_SUFFIXES)}"
             )
         logging.info("%s: %d training and %d held-out images", path, len(train), len(test))
-        super().__init__(train, test, self._label(train, test, roots))
+        split = np.split(np.arange(len(train) + len(test)), [len(train)])
+        super().__init__(*split, self._label(train, test, roots))
         self._path = path
+        self._files = [*train, *test]
+        # What the headers say, kept for the next epochs. Only files called JPEGs are worth a look.
+        jpeg = [name.lower().endswith((".jpg", ".jpeg")) for name in self._files]
+        self._any_jpeg = any(jpeg)
+        with tf.device("CPU:0"):  # where tf.data works
+            self._halvings = tf.Variable(np.where(jpeg, _UNKNOWN, NOT_ORDINARY).astype(np.int8))
         self.location = path if "://" in path else os.path.realpath(path)
-        names = [os.path.relpath(name, path) for name in (*train, *test)]
+        names = [os.path.relpath(name, path) for name in self._files]
         self.fingerprint = hashlib.sha256("\n".join(names).encode()).hexdigest()
 
     def _label(self, train, test, roots):
@@ -111,18 +126,65 @@ class FolderSource(IndexedSource):
 
     def train_ids(self) -> list:
         """Returns paths below the folder."""
-        return [os.path.relpath(name, self._path) for name in self._train]
+        return [os.path.relpath(self._files[i], self._path) for i in self._train]
 
     def held_out_ids(self) -> list:
         """Returns paths below the folder."""
-        return [os.path.relpath(name, self._path) for name in self._held_out]
+        return [os.path.relpath(self._files[i], self._path) for i in self._held_out]
+
+    def _read(self, numbers, locate, items, labels):
+        """See `IndexedSource._read`. Ordinary JPEGs are read and decoded without Python."""
+        if not self._any_jpeg:
+            return super()._read(numbers, locate, items, labels)
+        paths, files, labels = tf.constant(self._files), tf.constant(items), tf.constant(labels)
+
+        def read(k):
+            position, index = locate(k)
+            file = tf.gather(files, index)
+            halvings = self._look(file)
+
+            def decode(_):
+                image = decode_jpeg(tf.io.read_file(tf.gather(paths, file)), halvings)
+                return position, image, tf.gather(labels, index)
+
+            def load(_):
+                self._note(file, NOT_ORDINARY)
+                image, taken = self._load(items, index)
+                return position, image, tf.gather(labels, taken)
+
+            # The first that gives an image. Nothing else in tf.data can take an error back.
+            ordinary = tf.cast(halvings >= 0, tf.int64)
+            decoded = tf.data.Dataset.range(ordinary).map(decode).ignore_errors()
+            return decoded.concatenate(tf.data.Dataset.range(1).map(load)).take(1)
+
+        return numbers.interleave(read, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _look(self, file):
+        """The `jpeg_halvings` of a file, int8; it is only looked at if that is not known yet."""
+
+        def look():
+            found = tf.numpy_function(
+                lambda i: np.int8(jpeg_halvings(self._files[i], self._max_pixels, self._min_side)),
+                [file],
+                tf.int8,
+            )
+            found = tf.ensure_shape(found, [])
+            self._note(file, found)
+            return found
+
+        known = tf.gather(self._halvings, file)
+        return tf.cond(known == _UNKNOWN, look, lambda: known)
+
+    def _note(self, file, halvings):
+        halvings = tf.reshape(tf.cast(halvings, tf.int8), [1])
+        self._halvings.scatter_update(tf.IndexedSlices(halvings, [file]))
 
     def _load(self, items, index):
         def load(i):
             # An unreadable file gives way to the next one, so that the image at a position stays a
             # function of the position.
             for k in range(len(items)):
-                path = str(items[(i + k) % len(items)])
+                path = self._files[items[(i + k) % len(items)]]
                 if path in self._corrupt:
                     continue
                 try:

@@ -92,6 +92,26 @@ class IndexedSource:
         """Reads entry `index` of `items`: uint8 `[h, w, 3]`, and the index of the entry taken."""
         return tf.gather(items, index), index
 
+    def _read(self, numbers, locate, items, labels):
+        """Reads images in parallel, in order.
+
+        Args:
+          numbers: A dataset of int64.
+          locate: A function from a number to the position in the stream and the index in `items`.
+          items, labels: What the images are read by, and their labels.
+
+        Returns:
+          A dataset of (position, image, label), see `train_images`.
+        """
+        labels = tf.constant(labels)
+
+        def at(k):
+            position, index = locate(k)
+            image, taken = self._load(items, index)
+            return position, image, tf.gather(labels, taken)
+
+        return numbers.map(at, num_parallel_calls=tf.data.AUTOTUNE)
+
     def train_images(self, seed: int, start_step: int, shard: BatchShard) -> tf.data.Dataset:
         """Yields training images without end, in another order in each epoch.
 
@@ -103,17 +123,15 @@ class IndexedSource:
         Returns:
           A dataset of (position int64, image uint8 `[h, w, 3]`, label int64); -1 is no label.
         """
-        n, labels = self.num_train, tf.constant(self._train_labels)
+        n = self.num_train
 
-        def at(k):
+        def locate(k):
             position = shard.position(k)
             order = tf.stack([tf.constant(seed, tf.int64), position // n])  # one per epoch
-            index = tf.random.experimental.index_shuffle(position % n, order, n - 1)
-            image, taken = self._load(self._train, index)
-            return position, image, tf.gather(labels, taken)
+            return position, tf.random.experimental.index_shuffle(position % n, order, n - 1)
 
-        positions = tf.data.Dataset.range(start_step * shard.count, END)
-        return positions.map(at, num_parallel_calls=tf.data.AUTOTUNE)
+        numbers = tf.data.Dataset.range(start_step * shard.count, END)
+        return self._read(numbers, locate, self._train, self._train_labels)
 
     def held_out_images(self, shard: BatchShard | None = None) -> tf.data.Dataset:
         """Yields (index, image, label) of the held-out images once, always in the same order.
@@ -122,15 +140,13 @@ class IndexedSource:
           shard: The rows of each batch to yield; None for all images.
         """
         shard = shard or BatchShard(1)
-        labels = tf.constant(self._held_out_labels)
-
-        def at(k):
-            index = shard.position(k)
-            image, taken = self._load(self._held_out, index)
-            return index, image, tf.gather(labels, taken)
-
         numbers = tf.data.Dataset.range(shard.among(self.num_held_out))
-        return numbers.map(at, num_parallel_calls=tf.data.AUTOTUNE)
+        return self._read(
+            numbers,
+            lambda k: (shard.position(k), shard.position(k)),
+            self._held_out,
+            self._held_out_labels,
+        )
 
     def each_image(self, held_out: bool) -> tf.data.Dataset:
         """Yields (index, image, label) of the held-out or of the training images, each once.

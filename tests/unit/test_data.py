@@ -1,5 +1,6 @@
 """Sources, decoding and the input pipeline."""
 
+import io
 import os
 import socket
 import stat
@@ -11,7 +12,8 @@ from PIL import Image
 
 from selfie_tf.config import FinetuneConfig, SelfieConfig
 from selfie_tf.data import check_batch_size, crops, make_source, pipeline
-from selfie_tf.data.decode import read_image
+from selfie_tf.data import folder as folder_module
+from selfie_tf.data.decode import NOT_ORDINARY, decode_jpeg, jpeg_halvings, read_image
 from selfie_tf.data.folder import FolderSource, list_images
 from selfie_tf.data.source import BatchShard, IndexedSource
 from selfie_tf.errors import UserError
@@ -31,16 +33,26 @@ def save(path, pixels, **options):
     Image.fromarray(pixels).save(path, **options)
 
 
-@pytest.fixture
-def folder(tmp_path, rng):
+def save_colours(path, rng, suffix):
     """40 images of several sizes, flat and nested, each of one colour that tells its number."""
     for i in range(40):
         height, width = rng.integers(20, 60, 2)
         pixels = np.full([height, width, 3], [6 * i, 255 - 6 * i, 50], np.uint8)
-        place = [tmp_path, tmp_path / "a", tmp_path / "b" / "c"][i % 3]
-        save(place / f"{i:02d}.png", pixels)
-    (tmp_path / "notes.txt").write_text("no image")
-    return tmp_path
+        place = [path, path / "a", path / "b" / "c"][i % 3]
+        save(place / f"{i:02d}.{suffix}", pixels)
+    (path / "notes.txt").write_text("no image")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    return save_colours(tmp_path, rng, "png")
+
+
+@pytest.fixture(params=["png", "jpg"])
+def any_folder(request, tmp_path, rng):
+    """Read by Pillow, and by TensorFlow."""
+    return save_colours(tmp_path, rng, request.param)
 
 
 def folder_config(path, image_size=16):
@@ -141,6 +153,82 @@ def test_a_shrunken_jpeg_keeps_its_least_side(tmp_path, rng):
     image = read_image(str(tmp_path / "x.jpg"), min_side=100)
     assert 100 <= image.shape[0] < 800
     np.testing.assert_allclose(image.mean((0, 1)), [200, 30, 30], atol=3)
+
+
+def encode(image, **options):
+    content = io.BytesIO()
+    image.save(content, "JPEG", **options)
+    return content.getvalue()
+
+
+def photograph(rng, width, height):
+    """Not flat, not symmetric, with edges and noise."""
+    small = Image.fromarray(rng.integers(0, 256, [height // 9, width // 7, 3], dtype=np.uint8))
+    pixels = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), np.int64)
+    return Image.fromarray(
+        np.clip(pixels + rng.integers(-9, 9, pixels.shape), 0, 255).astype(np.uint8)
+    )
+
+
+@pytest.mark.parametrize("min_side", [0, 20, 24, 90, 1000])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quality": 50},
+        {"quality": 92, "subsampling": 0},
+        {"subsampling": 1, "restart_marker_blocks": 3},
+        {"subsampling": 2, "progressive": True},
+        {"keep_rgb": True},
+        {"mode": "L"},
+        {"mode": "L", "progressive": True},
+    ],
+)
+def test_tensorflow_shows_a_jpeg_as_pillow_does(options, min_side, tmp_path, rng):
+    options = dict(options)
+    image = photograph(rng, 251, 187).convert(options.pop("mode", "RGB"))
+    content = encode(image, **options)
+    path = tmp_path / "x.jpg"
+    path.write_bytes(content)
+    expected = read_image(str(path), min_side=min_side)
+    halvings = jpeg_halvings(str(path), min_side=min_side)
+    assert halvings == {0: 0, 20: 3, 24: 2, 90: 1, 1000: 0}[min_side]
+    shown = tf.function(decode_jpeg)(tf.constant(content), tf.constant(halvings))
+    np.testing.assert_array_equal(shown, expected)  # the same libjpeg-turbo: no tolerance
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+def unordinary(rng):
+    """Files called .jpg that only Pillow reads right, by name."""
+    image = photograph(rng, 48, 36)
+    png = io.BytesIO()
+    image.save(png, "PNG")
+    return {
+        "rotated": encode(image, exif=exif(6)),
+        "mirrored": encode(image, exif=exif(2)),
+        "cmyk": encode(image.convert("CMYK")),
+        "png": png.getvalue(),
+        "padded": encode(image)[:-2] + bytes(4096),  # TensorFlow wants the end of image
+    }
+
+
+def test_what_is_not_an_ordinary_jpeg(tmp_path, rng):
+    path = tmp_path / "x.jpg"
+    for name, content in unordinary(rng).items():
+        path.write_bytes(content)
+        assert jpeg_halvings(str(path)) == (0 if name == "padded" else NOT_ORDINARY), name
+    image = photograph(rng, 48, 36)
+    path.write_bytes(encode(image, exif=exif(1)))
+    assert jpeg_halvings(str(path)) == 0
+    assert jpeg_halvings(str(path), max_pixels=48 * 36 - 1) == NOT_ORDINARY
+    path.write_bytes(encode(image)[:200])
+    assert jpeg_halvings(str(path)) == NOT_ORDINARY
+    replace(path, "FIFO")
+    assert jpeg_halvings(str(path)) == NOT_ORDINARY
 
 
 def replace(path, kind):
@@ -250,7 +338,7 @@ def test_held_out_images_are_never_training_images(count, expected, tmp_path):
         (tmp_path / f"{i}.png").write_bytes(b"")  # not read yet
     source = FolderSource(str(tmp_path), 64, 0, 0.001, 10**8)
     assert (source.num_train, source.num_held_out) == expected
-    assert not set(source._train) & set(source._held_out)
+    assert not set(source.train_ids()) & set(source.held_out_ids())
 
 
 def test_one_image_is_too_few(tmp_path):
@@ -269,11 +357,11 @@ def test_the_fingerprint_changes_with_the_files(folder):
 @pytest.mark.parametrize(
     "budget, expected", [(0.0, "of 40 images are unreadable"), (1.0, "none of 36 images")]
 )
-def test_when_no_image_is_readable(budget, expected, folder):
-    config = folder_config(folder)
+def test_when_no_image_is_readable(budget, expected, any_folder):
+    config = folder_config(any_folder)
     config.data.corrupt_budget = budget
     source = make_source(config.data)
-    for path in list_images(str(folder)):
+    for path in list_images(str(any_folder)):
         with open(path, "wb") as file:
             file.write(b"not an image")
     with pytest.raises(tf.errors.OpError):
@@ -296,10 +384,10 @@ def test_other_files_hidden_files_and_loops_are_passed_over(folder, caplog):
     assert "1 .txt" in caplog.text
 
 
-def test_corrupt_images_are_skipped_within_the_budget_and_named_once(folder, caplog):
-    config = folder_config(folder)
+def test_corrupt_images_are_skipped_within_the_budget_and_named_once(any_folder, caplog):
+    config = folder_config(any_folder)
     whole = as_numpy(training_batches(make_source(config.data), config), 6)
-    victim = folder / "a" / "01.png"
+    (victim,) = any_folder.glob("a/01.*")
     assert any(1 in numbers(b) for b in whole)  # it is a training image
     victim.write_bytes(victim.read_bytes()[:60])
     config.data.corrupt_budget = 0.03
@@ -314,10 +402,10 @@ def test_corrupt_images_are_skipped_within_the_budget_and_named_once(folder, cap
 
 
 @pytest.mark.parametrize("kind", [kind for kind in SPECIAL if kind != "folder"])
-def test_files_that_are_not_regular_are_corrupt_images(kind, folder, caplog):
-    config = folder_config(folder)
+def test_files_that_are_not_regular_are_corrupt_images(kind, any_folder, caplog):
+    config = folder_config(any_folder)
     whole = as_numpy(training_batches(make_source(config.data), config), 3)
-    victim = folder / "a" / "01.png"
+    (victim,) = any_folder.glob("a/01.*")
     replace(victim, kind)
     config.data.corrupt_budget = 0.03
     source = make_source(config.data)
@@ -332,6 +420,84 @@ def test_files_that_are_not_regular_are_corrupt_images(kind, folder, caplog):
     with pytest.raises(tf.errors.OpError):
         as_numpy(training_batches(source, config), 3)
     assert f"{victim} ({SPECIAL[kind]})" in str(source.failure)
+
+
+@pytest.fixture
+def jpegs(tmp_path, rng):
+    """A folder of 30 ordinary JPEGs and five that only Pillow reads right."""
+    for i in range(30):
+        image = photograph(rng, *rng.integers(30, 60, 2))
+        (tmp_path / f"{i:02d}.jpg").write_bytes(encode(image, quality=int(rng.integers(60, 99))))
+    for name, content in unordinary(rng).items():
+        (tmp_path / f"{name}.jpg").write_bytes(content)
+    return tmp_path
+
+
+def epochs_of(source, count=1):
+    """The training images as lists, one per epoch."""
+    images = source.train_images(0, 0, BatchShard(1)).take(count * source.num_train)
+    images = [image.numpy() for _, image, _ in images]
+    return [images[i : i + source.num_train] for i in range(0, len(images), source.num_train)]
+
+
+def assert_same_images(images, expected):
+    """Whatever their order."""
+    assert sorted(x.tobytes() for x in images) == sorted(x.tobytes() for x in expected)
+
+
+def recorded(monkeypatch, name):
+    """The files that a function of `data.folder` is called with from now on."""
+    called, function = [], getattr(folder_module, name)
+
+    def record(path, *options):
+        called.append(os.path.basename(path))
+        return function(path, *options)
+
+    monkeypatch.setattr(folder_module, name, record)
+    return called
+
+
+def test_python_reads_only_what_is_no_ordinary_jpeg_and_looks_at_a_file_once(jpegs, monkeypatch):
+    looked, read = recorded(monkeypatch, "jpeg_halvings"), recorded(monkeypatch, "read_image")
+    source = FolderSource(str(jpegs), 1, 0, 0, 10**8)
+    expected = [read_image(str(jpegs / name)) for name in source.train_ids()]
+    for images in epochs_of(source, 3):
+        assert_same_images(images, expected)
+    assert sorted(looked) == sorted(source.train_ids())
+    others = {name for name in source.train_ids() if not name[0].isdigit()}
+    assert len(others) >= 4 and set(read) == others
+    # TensorFlow does not try again what it has refused, as "padded".
+    ordinary = source._halvings.numpy()[: source.num_train] >= 0
+    assert {name for name, is_one in zip(source.train_ids(), ordinary) if not is_one} == others
+
+
+def test_a_jpeg_that_breaks_off_is_a_corrupt_image(jpegs, caplog):
+    source = FolderSource(str(jpegs), 1, 0, 0.1, 10**8)
+    (whole,) = epochs_of(source)
+    name = next(name for name in source.train_ids() if name[0].isdigit())
+    image = read_image(str(jpegs / name)).tobytes()
+    content = (jpegs / name).read_bytes()
+    (jpegs / name).write_bytes(content[: len(content) // 2 + 300])
+    assert jpeg_halvings(str(jpegs / name)) == 0  # its header is whole
+    for known in (source, FolderSource(str(jpegs), 1, 0, 0.1, 10**8)):
+        (images,) = epochs_of(known)
+        same = [x.tobytes() == y.tobytes() for x, y in zip(images, whole, strict=True)]
+        assert same.count(False) == 1 and whole[same.index(False)].tobytes() == image
+        assert list(known._corrupt) == [str(jpegs / name)]
+    assert "image file is truncated" in caplog.text
+    source = FolderSource(str(jpegs), 1, 0, 0, 10**8)
+    with pytest.raises(tf.errors.OpError):
+        epochs_of(source)
+    assert str(jpegs / name) in str(source.failure)
+
+
+def test_a_jpeg_that_becomes_a_fifo_before_it_is_read_is_not_waited_for(jpegs):
+    source = FolderSource(str(jpegs), 1, 0, 0.1, 10**8)
+    name = next(name for name in source.train_ids() if name[0].isdigit())
+    replace(jpegs / name, "FIFO")
+    (images,) = epochs_of(source)
+    assert len(images) == source.num_train
+    assert source._corrupt == {str(jpegs / name): "a FIFO, not a regular file"}
 
 
 def test_a_folder_named_like_an_image_is_a_folder(folder):
@@ -352,17 +518,17 @@ def test_a_file_name_that_is_not_utf8(folder):
         list_images(str(folder))
 
 
-def test_too_many_corrupt_images_are_an_error_naming_the_last(folder):
-    config = folder_config(folder)
+def test_too_many_corrupt_images_are_an_error_naming_the_last(any_folder):
+    config = folder_config(any_folder)
     source = make_source(config.data)
-    for path in list_images(str(folder))[:20]:
+    for path in list_images(str(any_folder))[:20]:
         with open(path, "wb") as file:
             file.write(b"not an image")
     with pytest.raises(tf.errors.OpError):
         as_numpy(training_batches(source, config), 6)
     assert isinstance(source.failure, UserError)
     message = str(source.failure)
-    assert ".png" in message and "data.corrupt_budget" in message and "\n" not in message
+    assert any_folder.name in message and "data.corrupt_budget" in message and "\n" not in message
 
 
 @pytest.mark.parametrize("make_folder, expected", [(False, "no such folder"), (True, "no images")])
@@ -393,15 +559,16 @@ def test_remote_tpu_hosts_read_from_gcs_only():
 # Pipeline
 
 
-@pytest.fixture(params=["shapes", pytest.param("tfds", marks=needs_cifar), "folder"])
-def any_source(request):
+@pytest.fixture(params=["shapes", pytest.param("tfds", marks=needs_cifar), "png", "jpg"])
+def any_source(request, tmp_path, rng):
     """A source of each kind, and a config that names it."""
     config = SelfieConfig()
     config.data.name, data_dir = {
         "shapes": ("builtin:shapes", ""),
         "tfds": ("tfds:cifar10", CIFAR),
-        "folder": (f"folder:{request.getfixturevalue('folder')}", ""),
-    }[request.param]
+    }.get(request.param, (f"folder:{tmp_path}", ""))
+    if "folder" in config.data.name:
+        save_colours(tmp_path, rng, request.param)
     config.data.shuffle_buffer = 1000
     return make_source(config.data, data_dir), config
 
@@ -731,9 +898,9 @@ def test_hidden_folders_are_no_classes(classes):
 def test_one_more_file_hardly_changes_what_is_held_out(tmp_path):
     for i in range(400):
         (tmp_path / f"{i}.png").write_bytes(b"")
-    before = set(FolderSource(str(tmp_path), 30, 0, 0.001, 10**8)._held_out)
+    before = set(FolderSource(str(tmp_path), 30, 0, 0.001, 10**8).held_out_ids())
     (tmp_path / "new.png").write_bytes(b"")
-    after = set(FolderSource(str(tmp_path), 30, 0, 0.001, 10**8)._held_out)
+    after = set(FolderSource(str(tmp_path), 30, 0, 0.001, 10**8).held_out_ids())
     assert len(before) == len(after) == 30 and len(before & after) >= 29
 
 
