@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from selfie_tf.data.decode import IMAGE_SUFFIXES
 from selfie_tf.data.folder import FolderSource, least_side, list_images
-from selfie_tf.data.source import IndexedSource
 from selfie_tf.errors import UserError
 
 
@@ -38,4 +37,4 @@ class FileSource(FolderSource):
                 f"--images={path}: no images in it or below; expected files ending in "
                 f"{', '.join(IMAGE_SUFFIXES)}"
             )
-        IndexedSource.__init__(self, [], files)
+        self._use([], files, None)

@@ -89,18 +89,22 @@ class FolderSource(IndexedSource):
                 f"expected at least two files ending in {', '.join(IMAGE_SUFFIXES)}"
             )
         logging.info("%s: %d training and %d held-out images", path, len(train), len(test))
-        split = np.split(np.arange(len(train) + len(test)), [len(train)])
-        super().__init__(*split, self._label(train, test, roots))
         self._path = path
+        self._use(train, test, self._label(train, test, roots))
+        self.location = path if "://" in path else os.path.realpath(path)
+        names = [os.path.relpath(name, path) for name in self._files]
+        self.fingerprint = hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+    def _use(self, train, test, labels):
+        """Takes the files to train on and those held out, with the labels of both or None."""
+        split = np.split(np.arange(len(train) + len(test)), [len(train)])
+        super().__init__(*split, labels)
         self._files = [*train, *test]
         # What the headers say, kept for the next epochs. Only files called JPEGs are worth a look.
         jpeg = [name.lower().endswith((".jpg", ".jpeg")) for name in self._files]
         self._any_jpeg = any(jpeg)
         with tf.device("CPU:0"):  # where tf.data works
             self._halvings = tf.Variable(np.where(jpeg, _UNKNOWN, NOT_ORDINARY).astype(np.int8))
-        self.location = path if "://" in path else os.path.realpath(path)
-        names = [os.path.relpath(name, path) for name in self._files]
-        self.fingerprint = hashlib.sha256("\n".join(names).encode()).hexdigest()
 
     def _label(self, train, test, roots):
         """Returns the labels of both lists, or None; sets `class_names` or `no_labels`."""
