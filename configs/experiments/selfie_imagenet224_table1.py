@@ -7,7 +7,8 @@ As selfie_cifar10_table1, on 5, 10, 20 and 100 % of the labels. Result: not meas
 """
 
 from selfie_tf.cli.config_files import get
-from selfie_tf.experiments.plan import Experiment, Recipe, Task, Tuning
+from selfie_tf.experiments.papers import selfie_table1
+from selfie_tf.experiments.plan import Experiment
 
 FRACTIONS = {"5%": 0.05, "10%": 0.1, "20%": 0.2, "100%": 1.0}
 PUBLISHED = {  # in %, mean and standard deviation of five seeds (Table 1)
@@ -17,19 +18,6 @@ PUBLISHED = {  # in %, mean and standard deviation of five seeds (Table 1)
 
 
 def get_config() -> Experiment:
-    tasks = {}
-    for name, fraction in FRACTIONS.items():
-        config = get("finetune_imagenet224")
-        config.data.label_fraction = fraction
-        config.train.eval_every = config.train.steps
-        tasks[name] = Task(config, pretrainings=1, seeds=5)
-    return Experiment(
-        recipes={"scratch": Recipe(), "selfie": Recipe(get("selfie_imagenet224"))},
-        tasks=tasks,
-        tuning=Tuning({"optimizer.learning_rate": (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)}),
-        published={
-            (recipe, task): numbers[i]
-            for recipe, numbers in PUBLISHED.items()
-            for i, task in enumerate(FRACTIONS)
-        },
+    return selfie_table1(
+        get("selfie_imagenet224"), get("finetune_imagenet224"), FRACTIONS, PUBLISHED
     )

@@ -8,7 +8,8 @@ at 224x224 with 10 and 100 %; five seeds each, after tuning as in Table 1. Resul
 """
 
 from selfie_tf.cli.config_files import get
-from selfie_tf.experiments.plan import Experiment, Recipe, Task, Tuning
+from selfie_tf.experiments.papers import SELFIE_TUNING
+from selfie_tf.experiments.plan import Experiment, Recipe, Task
 
 FRACTIONS = {
     "cifar10": {"cifar10-8%": 0.08, "cifar10-100%": 1.0},
@@ -36,7 +37,7 @@ def get_config() -> Experiment:
     return Experiment(
         recipes,
         tasks,
-        tuning=Tuning({"optimizer.learning_rate": (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)}),
+        tuning=SELFIE_TUNING,
         primary=tuple(
             (f"{data}-resnet36", f"{data}-resnet50", task)
             for data, fractions in FRACTIONS.items()
