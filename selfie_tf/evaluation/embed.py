@@ -25,14 +25,11 @@ def embed(
         images are taken, the training images first.
 
     Returns:
-      A dict of arrays:
-        `features`: float32 `[N, D]`.
-        `ids`: str `[N]`; a file's path below the folder.
-        `labels`: int64 `[N]`, numbers of `class_names`; -1 is no label.
-        `class_names`: str `[K]`, those of the data; K is 0 without labels.
-        `split`: str `[N]`, "train" or "test"; "" for files.
-        `model`, `fingerprint`: str `[]`, where the network is from, and the sha256 of its
-          checkpoint or export.
+      A dict of arrays: `features`, float32 `[N, D]`; `ids`, str `[N]`, a file's path below the
+      folder; `labels`, int64 `[N]`, numbers of `class_names`, of which -1 is no label;
+      `class_names`, str `[K]`, those of the data, where K is 0 without labels; `split`, str `[N]`,
+      "train" or "test", or "" for files; `model` and `fingerprint`, str `[]`, where the network is
+      from, and the sha256 of its checkpoint or export.
 
     Raises:
       UserError: If the network or the images cannot be read.
