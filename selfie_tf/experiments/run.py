@@ -91,8 +91,8 @@ class ExperimentRunner:
 
     def _run(self, cell, setting) -> dict:
         """Runs one cell: what is particular to its row."""
-        network = read_json(self._path(cell.network), "row.json") if cell.network else None
-        if cell.kind != "pretrain" and network is not None and network["status"] == "diverged":
+        pretrained = read_json(self._path(cell.network), "row.json") if cell.network else None
+        if cell.kind != "pretrain" and pretrained and pretrained["status"] == "diverged":
             return {"status": "diverged", "setting": setting_name(cell.setting or setting)}
         folder, config = self._folder(cell), self._experiment.config(cell, setting)
         network = self._path(cell.network)
