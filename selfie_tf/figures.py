@@ -185,8 +185,10 @@ def put_levels(batch: dict, levels: np.ndarray, grid: int, num_levels: int) -> n
     return arrange({**batch, "target_patches": patches}, right, grid, border=False)
 
 
-def draw_curves(path, points: list, accuracy: str, baselines: dict, more=()) -> None:
-    """Draws loss and accuracy over steps as a PNG.
+def draw_curves(
+    path, points: list, accuracy: str, baselines: dict, more=(), kind: str = "png"
+) -> None:
+    """Draws loss and accuracy over steps.
 
     Args:
       path: A file name, or a file that is open for writing.
@@ -194,6 +196,7 @@ def draw_curves(path, points: list, accuracy: str, baselines: dict, more=()) -> 
       accuracy: Name of the accuracy metric.
       baselines: {metric: {label: value}}, what is reached without learning.
       more: Names of more metrics to draw, a panel each.
+      kind: "png" or "svg".
     """
     names = ["loss", accuracy, *more]
     figure, axes = _subplots(len(names), 4 * len(names), 3)
@@ -213,7 +216,7 @@ def draw_curves(path, points: list, accuracy: str, baselines: dict, more=()) -> 
     losses = [point["loss"] for point in points]
     if max(losses) > 10 * min(losses) > 0:  # plain dot products start at hundreds
         axes[0].set_yscale("log")
-    _save(figure, path)
+    _save(figure, path, kind)
 
 
 def draw_finetuning(path, runs: list, split: str = "test", kind: str = "png") -> None:
@@ -330,13 +333,14 @@ def draw_pretext_and_downstream(path, points: dict, pretext: str, kind: str = "p
     _save(figure, path, kind)
 
 
-def draw_confusion(path, matrix: np.ndarray, names) -> None:
-    """Draws a confusion matrix as a PNG, each row as fractions of that class's images.
+def draw_confusion(path, matrix: np.ndarray, names, kind: str = "png") -> None:
+    """Draws a confusion matrix, each row as fractions of that class's images.
 
     Args:
       path: A file name, or a file that is open for writing.
       matrix: int `[K, K]`, the number of images of class i (row) predicted as class j (column).
       names: The K class names. Up to 20 are written out, with the fractions in per cent.
+      kind: "png" or "svg".
     """
     count, names = len(names), [_escape(name) for name in names]
     fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -353,7 +357,7 @@ def draw_confusion(path, matrix: np.ndarray, names) -> None:
             color = "white" if fractions[i, j] > 0.5 else "black"
             text = f"{100 * fractions[i, j]:.0f}"
             axis.text(j, i, text, ha="center", va="center", fontsize=8, color=color)
-    _save(figure, path)
+    _save(figure, path, kind)
 
 
 def _figure(width, height):

@@ -13,7 +13,7 @@ from helpers import ROOT
 ORDER = [
     {"errors"},
     {"config", "patches", "losses", "optimizers", "figures"},
-    {"storage", "distribution", "layers"},
+    {"storage", "distribution", "layers", "pages"},
     {"data", "models"},
     {"methods"},
     {"training"},
