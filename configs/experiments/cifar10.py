@@ -1,0 +1,36 @@
+"""What pretraining gains on CIFAR-10 at four fractions of the labels (docs/RESULTS.md).
+
+    python bin/experiment.py --config=configs/experiments/cifar10.py --workdir=runs/cifar10
+    python bin/summarize.py --config=configs/experiments/cifar10.py --workdir=runs/cifar10
+
+Networks of width 16, on the test split. The pretrainings are those of cifar10_recipes.py: its
+folder `cells/published` can be copied to this experiment's `cells`, and saves the first three.
+Eight pretrainings, since with fewer than eight pairs no exact test can give p < 0.01.
+Result: not measured yet.
+"""
+
+import copy
+
+from selfie_tf.cli.config_files import load_experiment
+from selfie_tf.experiments.plan import Experiment, Recipe, Task
+
+
+def get_config() -> Experiment:
+    before = load_experiment("experiments/cifar10_recipes")
+
+    def task(fraction, steps, pretrainings, seeds):
+        config = copy.deepcopy(before.tasks["1%"].config)
+        config.data.label_fraction, config.data.validation_fraction = fraction, 0.0
+        config.train.steps = config.train.eval_every = steps
+        return Task(config, pretrainings, seeds)
+
+    return Experiment(
+        recipes={"scratch": Recipe(), "published": before.recipes["published"]},
+        tasks={
+            "1%": task(0.01, 391, 8, 2),
+            "5%": task(0.05, 586, 3, 2),
+            "8%": task(0.08, 782, 2, 1),
+            "20%": task(0.2, 1172, 2, 1),
+        },
+        primary=(("published", "scratch", "1%"), ("published", "scratch", "5%")),
+    )
