@@ -21,6 +21,7 @@ from selfie_tf.cli import (
     export,
     finetune,
     predict,
+    prepare,
     pretrain,
     summarize,
 )
@@ -31,6 +32,7 @@ from selfie_tf.errors import Interrupted, UserError
 COMMANDS = {
     module.COMMAND.name: module.COMMAND
     for module in (
+        prepare,
         pretrain,
         finetune,
         evaluate,

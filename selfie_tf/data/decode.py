@@ -53,8 +53,13 @@ def read_image(path: str, max_pixels: int = 100_000_000, min_side: int = 0) -> n
         range.
       OSError: If the file is truncated.
     """
+    return to_rgb(read_bytes(path), max_pixels, min_side)
+
+
+def to_rgb(content: bytes, max_pixels: int = 100_000_000, min_side: int = 0) -> np.ndarray:
+    """Decodes the content of an image file, see `read_image`."""
     try:
-        image = Image.open(io.BytesIO(read_bytes(path)))
+        image = Image.open(io.BytesIO(content))
     except UnidentifiedImageError:
         raise ValueError("not an image of a known format") from None
     with image:
@@ -87,7 +92,15 @@ def jpeg_halvings(path: str, max_pixels: int = 100_000_000, min_side: int = 0) -
       `read_image` reads it, or says why it cannot be read.
     """
     try:
-        with Image.open(io.BytesIO(read_bytes(path, _HEADER_BYTES)), formats=("JPEG",)) as image:
+        return content_halvings(read_bytes(path, _HEADER_BYTES), max_pixels, min_side)
+    except (OSError, ValueError, tf.errors.OpError):
+        return NOT_ORDINARY
+
+
+def content_halvings(content: bytes, max_pixels: int = 100_000_000, min_side: int = 0) -> int:
+    """The `jpeg_halvings` of a file's content."""
+    try:
+        with Image.open(io.BytesIO(content[:_HEADER_BYTES]), formats=("JPEG",)) as image:
             if image.mode not in ("L", "RGB") or image.width * image.height > max_pixels:
                 return NOT_ORDINARY
             if image.getexif().get(_ORIENTATION, 1) != 1:

@@ -15,7 +15,7 @@ from selfie_tf.data.decode import (
     jpeg_halvings,
     read_image,
 )
-from selfie_tf.data.source import HELD_OUT_SPLITS, NOT_REMOTE, IndexedSource
+from selfie_tf.data.source import HELD_OUT_SPLITS, NOT_REMOTE, IndexedSource, allowed
 from selfie_tf.errors import UserError
 
 _UNKNOWN = -2
@@ -89,6 +89,7 @@ class FolderSource(IndexedSource):
                 f"expected at least two files ending in {', '.join(IMAGE_SUFFIXES)}"
             )
         logging.info("%s: %d training and %d held-out images", path, len(train), len(test))
+        self.held_out_split = split if split in HELD_OUT_SPLITS else "test"
         self._path = path
         self._use(train, test, self._label(train, test, roots))
         self.location = path if "://" in path else os.path.realpath(path)
@@ -206,7 +207,7 @@ class FolderSource(IndexedSource):
         self._corrupt[path] = str(error)
         total = self.num_train + self.num_held_out
         logging.warning("skipped unreadable image %s (%s)", path, error)
-        if len(self._corrupt) > (max(1, self._budget * total) if self._budget else 0):
+        if len(self._corrupt) > allowed(self._budget, total):
             self.failure = UserError(
                 f"{len(self._corrupt)} of {total} images are unreadable, more than "
                 f"data.corrupt_budget={self._budget:g} allows; the last one: {path} ({error}); "

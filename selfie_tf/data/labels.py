@@ -9,6 +9,7 @@ import os
 
 import tensorflow as tf
 
+from selfie_tf.data.source import allowed
 from selfie_tf.errors import UserError, first_line
 
 
@@ -157,7 +158,7 @@ def _read_images(key, path, ids, folders, budget):
                 f"{where}, line {line}: {name!r} is labelled {label!r}, but {other!r} in line "
                 f"{before}; remove one of the two lines"
             )
-    if len(missing) > (max(1, budget * len(labelled)) if budget else 0):
+    if len(missing) > allowed(budget, len(labelled)):
         line, name = missing[0]
         raise UserError(
             f"{where}, line {line}: no such image in the folder: {name!r}; {len(missing)} of "

@@ -176,6 +176,10 @@ class IndexedSource:
         """The labels, int64 `[N]`, in the order of `train_ids`."""
         return self._train_labels
 
+    def held_out_labels(self) -> np.ndarray:
+        """The labels of the held-out images, int64, in the order of `held_out_ids`."""
+        return self._held_out_labels
+
     def select(self, train: np.ndarray, held_out: np.ndarray | None = None):
         """Makes a source of some of the training images.
 
@@ -212,6 +216,11 @@ class IndexedSource:
         chosen._held_out, chosen._held_out_labels = _pick(items, held_out)
         chosen.num_train, chosen.num_held_out = len(train), len(held_out)
         return chosen
+
+
+def allowed(budget: float, total: int) -> float:
+    """How many of `total` files may be unreadable or missing; one always may, unless it is 0."""
+    return max(1, budget * total) if budget else 0
 
 
 def _take(items, indices):

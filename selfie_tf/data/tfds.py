@@ -6,6 +6,13 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from selfie_tf.data.folder import least_side
+from selfie_tf.data.prepared import (
+    PreparedSource,
+    decode_stored,
+    is_unfinished,
+    open_prepared,
+)
 from selfie_tf.data.source import END, HELD_OUT_SPLITS, NOT_REMOTE, BatchShard, IndexedSource
 from selfie_tf.errors import UserError
 
@@ -21,6 +28,7 @@ class TFDSSource:
       held_out, shuffle_buffer: See `config.ImagesConfig`.
       download: Whether TFDS may download and prepare the dataset.
       test_split: The held-out split; "" for test or validation.
+      min_side: See `decode_stored`; of datasets that `selfie-tf prepare` made.
 
     It has the attributes of `IndexedSource`.
 
@@ -29,13 +37,20 @@ class TFDSSource:
     """
 
     failure = None
+    prepared = None  # what `selfie-tf prepare` noted, if it made the dataset
     class_names = ()
     no_labels = ""
 
-    def __init__(self, name, data_dir, held_out, shuffle_buffer, download=False, test_split=""):
+    def __init__(
+        self, name, data_dir, held_out, shuffle_buffer, download=False, test_split="", min_side=0
+    ):
         import tensorflow_datasets as tfds  # slow to import, and other sources do not need it
 
         culprit = f"data.name=tfds:{name}"
+        if data_dir and is_unfinished(data_dir, name):
+            raise UserError(
+                f"{culprit}: not finished in {data_dir}; give the command selfie-tf prepare again"
+            )
         try:
             builder = tfds.builder(name, data_dir=data_dir or None)
             if download:
@@ -66,6 +81,7 @@ class TFDSSource:
                 f"{culprit}: is stored as {builder.info.file_format.value}; prepare it as tfrecord"
             )
         self._features, self._image_key = features, images[0]
+        self._undecoded = tfds.decode.SkipDecoding()
         labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
         self._label_key = "label" if "label" in labels else labels[0] if labels else None
         if labels:
@@ -74,7 +90,7 @@ class TFDSSource:
             self._label_alone = tfds.features.FeaturesDict({self._label_key: label})
         else:
             self.no_labels = f"{culprit} has no class labels"
-        self._labels = None
+        self._labels, self._min_side = None, min_side
         self._buffer = shuffle_buffer
         splits_to_try = [test_split] if test_split else HELD_OUT_SPLITS
         test = next((s for s in splits_to_try if s in splits), None)
@@ -82,10 +98,18 @@ class TFDSSource:
         if test is None:
             count = min(held_out, train.num_examples // 10)
             test, train = f"train[:{count}]", splits[f"train[{count}:]"]
+        else:
+            path = str(builder.data_dir)
+            self.prepared = open_prepared(path, "train", test)
+            self.shards = [[str(file) for file in splits[s].filepaths] for s in ("train", test)]
         self._train, self._test = train.file_instructions, splits[test].file_instructions
         self.num_train, self.num_held_out = train.num_examples, splits[test].num_examples
         self.location = builder.info.full_name
         self.fingerprint = f"{builder.info.full_name} {self.num_train} {self.num_held_out}"
+        if self.prepared is not None:
+            self.location = self.prepared.location
+            # The order of its images is another than that of `PreparedSource`.
+            self.fingerprint = f"{self.prepared.fingerprint} in a stream"
 
     def train_images(self, seed: int, start_step: int, shard: BatchShard) -> tf.data.Dataset:
         """See `IndexedSource.train_images`; files are shuffled, then records within a buffer."""
@@ -123,16 +147,23 @@ class TFDSSource:
         return records.map(self.parse, num_parallel_calls=tf.data.AUTOTUNE)
 
     def train_ids(self) -> list:
-        """Returns TFDS's own ids: the file, and the number of the record in it."""
-        return _ids(self._train)
+        """Returns TFDS's own ids: the file, and the number of the record in it.
+
+        Of a dataset that `selfie-tf prepare` made, they are paths below the folder.
+        """
+        return _ids(self._train) if self.prepared is None else list(self.prepared.train.ids)
 
     def held_out_ids(self) -> list:
         """See `train_ids`."""
-        return _ids(self._test)
+        return _ids(self._test) if self.prepared is None else list(self.prepared.held_out.ids)
 
     def train_labels(self) -> np.ndarray:
         """See `IndexedSource.train_labels`; the first call reads every record of the split."""
         if self._labels is not None:
+            return self._labels
+        if self.prepared is not None:
+            number = {name: i for i, name in enumerate(self.class_names)}
+            self._labels = np.array([number.get(x, -1) for x in self.prepared.train.labels])
             return self._labels
         labels = _read(self._train, in_turn=True).map(
             lambda record: self._label_alone.deserialize_example(record)[self._label_key],
@@ -158,9 +189,12 @@ class TFDSSource:
 
     def parse(self, position, record: tf.Tensor) -> tuple:
         """Decodes one raw record to (position, image, label)."""
-        example = self._features.deserialize_example(record)
+        decoders = None if self.prepared is None else {self._image_key: self._undecoded}
+        example = self._features.deserialize_example(record, decoders=decoders)
         label = tf.constant(-1, tf.int64) if not self._label_key else example[self._label_key]
         image = example[self._image_key]
+        if self.prepared is not None:
+            return position, decode_stored(image, self._min_side), label
         if image.dtype != tf.uint8:
             image = tf.image.convert_image_dtype(image, tf.uint8)
         channels = image.shape[-1]
@@ -224,6 +258,13 @@ def open_source(location: str, data, data_dir: str, download: bool, remote: bool
     """Opens `tfds:LOCATION`, see `data.make_source`."""
     if remote and not data_dir.startswith("gs://"):
         raise UserError(f"data.name={data.name}: {NOT_REMOTE}")
-    return TFDSSource(
-        location, data_dir, data.held_out, data.shuffle_buffer, download, data.test_split
+    min_side = least_side(data)
+    source = TFDSSource(
+        location, data_dir, data.held_out, data.shuffle_buffer, download, data.test_split, min_side
+    )
+    if source.prepared is None or "://" in source.shards[0][0]:
+        # A remote file system reads megabytes ahead whenever a file is opened.
+        return source
+    return PreparedSource(
+        source.prepared, source.shards, source.class_names, source.no_labels, min_side
     )

@@ -10,6 +10,7 @@ import tensorflow as tf
 from selfie_tf.config import RunConfig, flatten, from_dict, kind_of_run, to_dict
 from selfie_tf.errors import UserError
 from selfie_tf.storage.files import read_json, read_points, write_atomically
+from selfie_tf.storage.lock import lock
 
 
 class WorkDir:
@@ -30,7 +31,7 @@ class WorkDir:
             try:
                 for name in ("", "checkpoints", "figures", "tensorboard"):
                     tf.io.gfile.makedirs(self.join(name))
-                self._lock = _lock(path)
+                self._lock = lock(path)
             except (OSError, tf.errors.OpError) as error:
                 reason = getattr(error, "message", None) or error.strerror
                 raise UserError(
@@ -131,32 +132,3 @@ class WorkDir:
                 f"--workdir={self.path} belongs to a run with another config, which differs in "
                 f"{', '.join(differing)}; use another --workdir, or the same config to resume"
             )
-
-
-def _lock(path):
-    """Locks the directory until the process ends, however it ends; None for remote ones."""
-    if "://" in path:
-        return None
-    import filelock
-
-    owner = os.path.join(path, ".owner")  # who waits for the lock may empty its file
-    lock = filelock.FileLock(os.path.join(path, ".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout as error:
-        process = "unknown"
-        if os.path.exists(owner):
-            with open(owner) as file:
-                process = file.read().strip()
-        raise UserError(
-            f"--workdir={path} is in use by another run (process {process}); "
-            "wait for it, stop it, or use another --workdir"
-        ) from error
-    except NotImplementedError as error:
-        raise UserError(
-            f"--workdir={path}: this file system has no locks, so two runs could write there; use "
-            "another --workdir"
-        ) from error
-    with open(owner, "w") as file:
-        file.write(str(os.getpid()))
-    return lock

@@ -1,0 +1,163 @@
+"""Datasets that `selfie-tf prepare` made: their names and labels without a look at the records."""
+
+import csv
+import hashlib
+import io
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from selfie_tf.data.decode import decode_jpeg
+from selfie_tf.data.source import IndexedSource
+from selfie_tf.errors import UserError
+from selfie_tf.storage.files import read_json
+
+VERSION = "1.0.0"
+PLAN = "prepare.json"
+INDEX = "{split}.index.csv"
+NOTES = ".prepare"  # while it is not finished
+_READ_BYTES = 1 << 16  # at a time, of a record
+
+
+class Prepared:
+    """What is known of a prepared dataset beside TFDS's own metadata.
+
+    Args:
+      path: The dataset's folder.
+      plan: The content of its prepare.json.
+      train, held_out: The names of the two splits.
+
+    Attributes:
+      train, held_out: The `Index` of both splits.
+      location, fingerprint: Those of the folder it was made from, see `IndexedSource`; another
+        fingerprint if the images are not as they are there.
+    """
+
+    def __init__(self, path, plan, train, held_out):
+        self.train, self.held_out = (Index(path, split) for split in (train, held_out))
+        self.location = plan["location"]
+        self.fingerprint = plan["images"]
+        names = [sorted(index.ids) for index in (self.train, self.held_out)]
+        whole = list(map(len, names)) == list(plan["splits"].values())
+        if plan["shorter_side"] or not whole:
+            about = f"{plan['images']} {plan['shorter_side']} {plan['quality']} {names}"
+            self.fingerprint = hashlib.sha256(about.encode()).hexdigest()
+
+
+class Index:
+    """The images of a split, in the order of their records.
+
+    Attributes:
+      ids: Paths below the folder, N strings.
+      labels: Names of classes, N strings; empty ones without labels.
+      files, offsets: int64 `[N]`: the number of the shard, and where in it the record begins.
+    """
+
+    def __init__(self, path, split):
+        path = os.path.join(path, INDEX.format(split=split))
+        try:
+            with tf.io.gfile.GFile(path, "rb") as file:
+                text = file.read().decode()
+            rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))[1:]
+            self.ids, self.labels, files, offsets = zip(*rows, strict=True)
+            self.files, self.offsets = (np.array(x, np.int64) for x in (files, offsets))
+        except (tf.errors.OpError, ValueError, csv.Error) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}); prepare the dataset again"
+            ) from error
+
+
+def open_prepared(path: str, train: str, held_out: str) -> Prepared | None:
+    """Reads what `selfie-tf prepare` noted of a dataset; None if it is not one of its.
+
+    Args:
+      path: The dataset's folder.
+      train, held_out: See `Prepared`.
+    """
+    plan = read_json(path, PLAN)
+    return None if plan is None else Prepared(path, plan, train, held_out)
+
+
+def is_unfinished(data_dir: str, name: str) -> bool:
+    """Whether there is a dataset that `selfie-tf prepare` has begun and not finished."""
+    path = os.path.join(os.path.expanduser(data_dir), name.partition(":")[0], VERSION)
+    return tf.io.gfile.isdir(os.path.join(path, NOTES)) and not tf.io.gfile.exists(
+        os.path.join(path, "dataset_info.json")
+    )
+
+
+def decode_stored(content: tf.Tensor, min_side: int) -> tf.Tensor:
+    """Decodes an image as it is stored, with the pixels that the folder's file gives.
+
+    Args:
+      content: string `[]`, a JPEG or a PNG.
+      min_side: Shorter side in pixels that a JPEG may be shrunk to while it is decoded; 0 keeps it.
+
+    Returns:
+      uint8 `[h, w, 3]`.
+    """
+
+    def jpeg():
+        factor = 1
+        if min_side:
+            factor = tf.reduce_min(tf.io.extract_jpeg_shape(content)[:2]) // min_side
+        # As `jpeg_halvings`.
+        return decode_jpeg(content, sum(tf.cast(factor >= 2**k, tf.int32) for k in (1, 2, 3)))
+
+    return tf.cond(tf.io.is_jpeg(content), jpeg, lambda: tf.io.decode_png(content, channels=3))
+
+
+class PreparedSource(IndexedSource):
+    """A prepared dataset on a local disk, whose records are read one by one.
+
+    So it gives what the folder it was made from gives: the same images at the same positions, from
+    any step at once.
+
+    Args:
+      prepared: What was noted of it.
+      shards: Two lists, the paths of the files of both splits.
+      class_names: The names of its classes; empty without labels.
+      no_labels: Why there are no labels; empty if there are.
+      min_side: See `decode_stored`.
+    """
+
+    def __init__(self, prepared, shards, class_names, no_labels, min_side):
+        self.class_names, self.no_labels = class_names, no_labels
+        self.location, self.fingerprint = prepared.location, prepared.fingerprint
+        self._min_side = min_side
+        self._shards = [path for paths in shards for path in paths]
+        known = {name: i for i, name in enumerate(class_names)}
+        self._ids, labels, files, offsets = [], [], [], []
+        for index, first in ((prepared.train, 0), (prepared.held_out, len(shards[0]))):
+            order = sorted(range(len(index.ids)), key=index.ids.__getitem__)  # as a folder's
+            self._ids += [index.ids[i] for i in order]
+            labels.append([known.get(index.labels[i], -1) for i in order])
+            files.append(first + index.files[order])
+            offsets.append(index.offsets[order])
+        self._files, self._offsets = np.concatenate(files), np.concatenate(offsets)
+        split = np.split(np.arange(len(self._ids)), [len(labels[0])])
+        super().__init__(*split, labels)
+
+    def _load(self, items, index):
+        record = tf.gather(tf.constant(items), index)
+        file = tf.gather(tf.constant(self._shards), tf.gather(tf.constant(self._files), record))
+        records = tf.raw_ops.TFRecordDatasetV2(
+            filenames=tf.reshape(file, [1]),
+            compression_type="",
+            buffer_size=_READ_BYTES,
+            byte_offsets=tf.reshape(tf.gather(tf.constant(self._offsets), record), [1]),
+        )
+        records = tf.data.experimental.from_variant(records, tf.TensorSpec([], tf.string))
+        example = tf.io.parse_single_example(
+            records.take(1).get_single_element(), {"image": tf.io.FixedLenFeature([], tf.string)}
+        )
+        return decode_stored(example["image"], self._min_side), index
+
+    def train_ids(self) -> list:
+        """Returns paths below the folder that it was made from."""
+        return [self._ids[i] for i in self._train]
+
+    def held_out_ids(self) -> list:
+        """See `train_ids`."""
+        return [self._ids[i] for i in self._held_out]
