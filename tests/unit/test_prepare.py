@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from etils import epath
 from PIL import Image
 
 from selfie_tf.config import FinetuneConfig
@@ -58,10 +59,11 @@ def config_of(name, **values):
     return config
 
 
-def open_both(folder, output, **values):
+def open_both(folder, output, image_size=16, **values):
     """The sources of a folder, and of what was prepared from it."""
-    by_folder = make_source(config_of(f"folder:{folder}", **values).data)
-    return by_folder, make_source(config_of("tfds:mine").data, str(output))
+    by_folder = make_source(config_of(f"folder:{folder}", image_size=image_size, **values).data)
+    by_name = make_source(config_of("tfds:mine", image_size=image_size).data, str(output))
+    return by_folder, by_name
 
 
 def content_of(output):
@@ -113,7 +115,7 @@ def test_a_run_from_the_dataset_sees_what_one_from_the_folder_sees(folder, tmp_p
 def test_a_labelled_subset_is_the_same_images(fraction, count, folder, tmp_path):
     run(folder, tmp_path / "out")
     sources = open_both(folder, tmp_path / "out")
-    streamed = TFDSSource("mine", str(tmp_path / "out"), 1000, 1000)
+    streamed = TFDSSource("mine", str(tmp_path / "out"), 1000, 1000, min_side=16)
     config = config_of("", label_fraction=fraction, validation_fraction=0.3)
     (_, expected), (chosen, subset), (other, third) = (
         labelled_source(source, config.data) for source in (*sources, streamed)
@@ -140,10 +142,22 @@ def test_anyone_reads_it_with_tfds(folder, tmp_path):
             assert image.size == example["image"].shape[1::-1]
 
 
-def test_a_stream_has_every_image_once_with_its_label(folder, tmp_path):
+@pytest.fixture
+def bucket(monkeypatch):
+    """A remote file system: TensorFlow's own in memory, which TFDS then takes for one of its."""
+    monkeypatch.setitem(epath.register._URI_PREFIXES_TO_CLS, "ram://", epath.gpath.PosixGPath)
+    monkeypatch.setattr(epath.gpath, "_URI_PREFIXES", ("ram://",))
+    monkeypatch.setattr(epath.gpath, "_URI_SCHEMES", {"ram"})
+    monkeypatch.setitem(epath.gpath._URI_MAP_ROOT, "ram://", "/ram/")
+    monkeypatch.setitem(epath.gpath._PREFIX_TO_BACKEND, "ram", epath.backend.tf_backend)
+    yield "ram://bucket"
+    tf.io.gfile.rmtree("ram://bucket")
+
+
+def test_a_stream_has_every_image_once_with_its_label(folder, bucket):
     """As from a bucket, where single records are not read."""
-    run(folder, "ram://bucket/out")
-    source = make_source(config_of("tfds:mine").data, "ram://bucket/out")
+    run(folder, f"{bucket}/out")
+    source = make_source(config_of("tfds:mine").data, f"{bucket}/out")
     assert isinstance(source, TFDSSource)
     by_folder = make_source(config_of(f"folder:{folder}").data)
     ids = source.train_ids()
@@ -218,7 +232,7 @@ def test_what_tensorflow_shows_otherwise_is_encoded_anew(kind):
 
 def test_images_are_shrunk_to_a_shorter_side(folder, tmp_path):
     run(folder, tmp_path / "out", "--shorter_side=24", "--quality=90")
-    by_folder, by_name = open_both(folder, tmp_path / "out")
+    by_folder, by_name = open_both(folder, tmp_path / "out", image_size=100)
     assert by_name.fingerprint != by_folder.fingerprint
     assert by_name.train_ids() == by_folder.train_ids()
     sides = [image.shape[:2] for _, image, _ in seen(by_folder.each_image(False))]
