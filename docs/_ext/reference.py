@@ -19,7 +19,7 @@ API = {  # page: packages and modules whose docstrings are on it
     "selfie_tf.config": "Every value of a run, as dataclasses.",
     "selfie_tf.methods": "The pretext tasks.",
     "selfie_tf.training": "Runs: the loop, building models, loading them.",
-    "selfie_tf.data": "Sources of images, crops, augmentation, batches.",
+    "selfie_tf.data": "Sources of images, preparing datasets, crops, augmentation, batches.",
     "selfie_tf.models": "The Keras models.",
     "selfie_tf.layers": "The Keras layers.",
     "selfie_tf.patches": "Cutting images into patches.",
