@@ -176,10 +176,6 @@ class IndexedSource:
         """The labels, int64 `[N]`, in the order of `train_ids`."""
         return self._train_labels
 
-    def held_out_labels(self) -> np.ndarray:
-        """The labels of the held-out images, int64, in the order of `held_out_ids`."""
-        return self._held_out_labels
-
     def select(self, train: np.ndarray, held_out: np.ndarray | None = None):
         """Makes a source of some of the training images.
 

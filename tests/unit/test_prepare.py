@@ -333,13 +333,16 @@ def test_the_same_command_again_says_so_and_changes_nothing(folder, tmp_path):
     assert content_of(tmp_path / "out") == before
 
 
-def test_a_damaged_file_is_written_anew(folder, tmp_path, monkeypatch):
+def test_a_damaged_file_is_written_anew_and_a_half_written_one_removed(
+    folder, tmp_path, monkeypatch
+):
     run(folder, tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(prepare, "_finish", lambda *_: (_ for _ in ()).throw(Killed))
         run(folder, tmp_path / "out")
     path = next((tmp_path / "out/mine/1.0.0").glob("*train*"))
     path.write_bytes(path.read_bytes()[:100])
+    path.with_name(f"{path.name}.99.tmp").write_bytes(b"another process was killed")
     run(folder, tmp_path / "out")
     assert content_of(tmp_path / "out") == content_of(tmp_path / "whole")
 
