@@ -186,7 +186,13 @@ def put_levels(batch: dict, levels: np.ndarray, grid: int, num_levels: int) -> n
 
 
 def draw_curves(
-    path, points: list, accuracy: str, baselines: dict, more=(), kind: str = "png"
+    path,
+    points: list,
+    accuracy: str,
+    baselines: dict,
+    more=(),
+    probes: list = (),
+    kind: str = "png",
 ) -> None:
     """Draws loss and accuracy over steps.
 
@@ -196,12 +202,14 @@ def draw_curves(
       accuracy: Name of the accuracy metric.
       baselines: {metric: {label: value}}, what is reached without learning.
       more: Names of more metrics to draw, a panel each.
+      probes: Dicts as in probes.jsonl; if there are any, their accuracies take one more panel.
       kind: "png" or "svg".
     """
     names = ["loss", accuracy, *more]
-    figure, axes = _subplots(len(names), 4 * len(names), 3)
+    panels = len(names) + bool(probes)
+    figure, axes = _subplots(panels, 4 * panels, 3)
     steps = [point["step"] for point in points]
-    for axis, key in zip(axes, names, strict=True):
+    for axis, key in zip(axes, names):
         axis.plot(steps, [point[key] for point in points], linewidth=1.2)
         axis.set_xlabel("step")
         axis.set_ylabel(key.replace("_", " ") + " (nats)" * key.endswith("loss"))
@@ -216,7 +224,25 @@ def draw_curves(
     losses = [point["loss"] for point in points]
     if max(losses) > 10 * min(losses) > 0:  # plain dot products start at hundreds
         axes[0].set_yscale("log")
+    if probes:
+        _draw_probes(axes[-1], probes)
     _save(figure, path, kind)
+
+
+def _draw_probes(axis, probes):
+    steps = [point["step"] for point in probes]
+    for i, (key, name) in enumerate(
+        (("knn_top1", "nearest neighbours"), ("linear_probe_top1", "linear probe"))
+    ):
+        found = [point[key] for point in probes]
+        axis.plot(steps, found, color=f"C{i}", marker="os"[i], markersize=3, label=name)
+        if steps[0] == 0:
+            axis.axhline(found[0], color=f"C{i}", linestyle=":", linewidth=1, label="at step 0")
+    axis.set_xlabel("step")
+    axis.set_ylabel("accuracy by frozen features")
+    axis.set_ylim(0, 1)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
 
 
 def draw_finetuning(path, runs: list, split: str = "test", kind: str = "png") -> None:

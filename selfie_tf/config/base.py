@@ -82,6 +82,15 @@ class DataConfig(ImagesConfig):
     eval_images: int = bounded(
         2048, 1, help="Held-out images to evaluate at the end of the run, at most."
     )
+    probe: str = text(
+        "", "train.probe_every: labelled images, named as in data.name; empty: the run's own."
+    )
+    probe_images: int = bounded(
+        2000,
+        4,
+        help="train.probe_every: images to learn from and to test on, half each, at most. They are "
+        "kept in memory.",
+    )
 
 
 @dataclasses.dataclass
@@ -188,6 +197,12 @@ class PretrainLoopConfig(LoopConfig):
     """The loop of pretraining."""
 
     picture_every: int = bounded(1000, 1, help="Steps between two pictures.")
+    probe_every: int = bounded(
+        0,
+        0,
+        help="Steps between two probes of the features by a few labels, which change nothing in "
+        "training; 0: none.",
+    )
 
 
 class RunConfig(Section):
@@ -303,6 +318,15 @@ class PretrainConfig(RunConfig):
             raise UserError(
                 f"method={self.method!r}: this is a config for {type(self).method}; for another "
                 "method give its config file with --config"
+            )
+        probe, every = self.data.probe, self.train.probe_every
+        if probe and not all(probe.partition(":")[::2]):
+            raise UserError(
+                f"data.probe={probe!r}: expected tfds:NAME, folder:PATH or builtin:shapes"
+            )
+        if probe and not every:
+            raise UserError(
+                f"data.probe={probe} needs --config.train.probe_every, the steps between two probes"
             )
 
 

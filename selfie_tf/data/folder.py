@@ -137,10 +137,6 @@ class FolderSource(IndexedSource):
         """Returns paths below the folder."""
         return [os.path.relpath(self._files[i], self._path) for i in self._held_out]
 
-    def held_out_labels(self) -> np.ndarray:
-        """The labels of the held-out images, int64, in the order of `held_out_ids`."""
-        return self._held_out_labels
-
     def _read(self, numbers, locate, items, labels):
         """See `IndexedSource._read`. Ordinary JPEGs are read and decoded without Python."""
         if not self._any_jpeg:

@@ -148,10 +148,14 @@ class IndexedSource:
             self._held_out_labels,
         )
 
-    def each_image(self, held_out: bool) -> tf.data.Dataset:
+    def each_image(self, held_out: bool, among: np.ndarray | None = None) -> tf.data.Dataset:
         """Yields (index, image, label) of the held-out or of the training images, each once.
 
         They come in the order of their ids. An image that cannot be read is left out.
+
+        Args:
+          held_out: Which of the two.
+          among: Indices of the images to yield, int `[M]`, ascending; None for all.
         """
         items = self._held_out if held_out else self._train
         labels = tf.constant(self._held_out_labels if held_out else self._train_labels)
@@ -160,7 +164,10 @@ class IndexedSource:
             image, taken = self._load(items, index)
             return index, image, tf.gather(labels, taken), taken == index
 
-        images = tf.data.Dataset.range(len(items)).map(at, num_parallel_calls=tf.data.AUTOTUNE)
+        numbers = tf.data.Dataset.range(len(items))
+        if among is not None:
+            numbers = tf.data.Dataset.from_tensor_slices(np.asarray(among, np.int64))
+        images = numbers.map(at, num_parallel_calls=tf.data.AUTOTUNE)
         images = images.filter(lambda _index, _image, _label, readable: readable)
         return images.map(lambda index, image, label, _: (index, image, label))
 
@@ -175,6 +182,10 @@ class IndexedSource:
     def train_labels(self) -> np.ndarray:
         """The labels, int64 `[N]`, in the order of `train_ids`."""
         return self._train_labels
+
+    def held_out_labels(self) -> np.ndarray:
+        """The labels, int64 `[N]`, in the order of `held_out_ids`; -1 is no label."""
+        return self._held_out_labels
 
     def select(self, train: np.ndarray, held_out: np.ndarray | None = None):
         """Makes a source of some of the training images.

@@ -90,7 +90,7 @@ class TFDSSource:
             self._label_alone = tfds.features.FeaturesDict({self._label_key: label})
         else:
             self.no_labels = f"{culprit} has no class labels"
-        self._labels, self._min_side = None, min_side
+        self._labels, self._min_side = {}, min_side
         self._buffer = shuffle_buffer
         splits_to_try = [test_split] if test_split else HELD_OUT_SPLITS
         test = next((s for s in splits_to_try if s in splits), None)
@@ -141,9 +141,14 @@ class TFDSSource:
             records = records.filter(lambda position, _: shard.hold(position))
         return records.map(self.parse, num_parallel_calls=tf.data.AUTOTUNE)
 
-    def each_image(self, held_out: bool) -> tf.data.Dataset:
+    def each_image(self, held_out: bool, among: np.ndarray | None = None) -> tf.data.Dataset:
         """See `IndexedSource.each_image`."""
         records = _read(self._test if held_out else self._train, in_turn=True).enumerate()
+        if among is not None:
+            wanted = np.zeros(self.num_held_out if held_out else self.num_train, bool)
+            wanted[among] = True
+            table = tf.constant(wanted)
+            records = records.filter(lambda i, _: tf.gather(table, i))
         return records.map(self.parse, num_parallel_calls=tf.data.AUTOTUNE)
 
     def train_ids(self) -> list:
@@ -159,18 +164,26 @@ class TFDSSource:
 
     def train_labels(self) -> np.ndarray:
         """See `IndexedSource.train_labels`; the first call reads every record of the split."""
-        if self._labels is not None:
-            return self._labels
+        return self._read_labels("train", self._train)
+
+    def held_out_labels(self) -> np.ndarray:
+        """See `IndexedSource.held_out_labels` and `train_labels`."""
+        return self._read_labels("held_out", self._test)
+
+    def _read_labels(self, part, instructions):
+        if part in self._labels:
+            return self._labels[part]
         if self.prepared is not None:
             number = {name: i for i, name in enumerate(self.class_names)}
-            self._labels = np.array([number.get(x, -1) for x in self.prepared.train.labels])
-            return self._labels
-        labels = _read(self._train, in_turn=True).map(
+            names = getattr(self.prepared, part).labels
+            self._labels[part] = np.array([number.get(x, -1) for x in names])
+            return self._labels[part]
+        labels = _read(instructions, in_turn=True).map(
             lambda record: self._label_alone.deserialize_example(record)[self._label_key],
             num_parallel_calls=tf.data.AUTOTUNE,
         )
-        self._labels = np.concatenate([batch.numpy() for batch in labels.batch(4096)])
-        return self._labels
+        self._labels[part] = np.concatenate([batch.numpy() for batch in labels.batch(4096)])
+        return self._labels[part]
 
     def select(self, train: np.ndarray, held_out: np.ndarray | None = None):
         """See `IndexedSource.select`; holds the chosen records in memory, undecoded."""

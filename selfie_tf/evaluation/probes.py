@@ -10,10 +10,10 @@ from selfie_tf.data.subsets import choose
 from selfie_tf.errors import UserError
 from selfie_tf.models.transfer import copy_weights
 from selfie_tf.training.build import build_pretrainer
+from selfie_tf.training.features import NEIGHBOURS, knn_accuracy, linear_probe_accuracy
 from selfie_tf.training.load import loading_precision
 
 BATCH_SIZE = 128
-_NEIGHBOURS = 20
 _STATISTICS_IMAGES = 2048
 
 
@@ -124,34 +124,10 @@ def _accuracies(config, few, source, network):
     train, train_labels = _outputs(few, config.data, features)
     test, test_labels = _outputs(source, config.data, features)
     accuracies = {
-        "knn_top1": knn_accuracy(train, train_labels, test, test_labels, _NEIGHBOURS),
+        "knn_top1": knn_accuracy(train, train_labels, test, test_labels, NEIGHBOURS),
         "linear_probe_top1": linear_probe_accuracy(train, train_labels, test, test_labels),
     }
     return accuracies, len(test_labels)
-
-
-def knn_accuracy(train, train_labels, test, test_labels, neighbours: int) -> float:
-    """Returns the accuracy of a vote among the nearest training features, by cosine similarity.
-
-    Args:
-      train, test: Features, float `[N, D]` and `[M, D]`.
-      train_labels, test_labels: int `[N]` and `[M]`.
-      neighbours: Number of votes; fewer if there are fewer training images.
-    """
-    from sklearn.neighbors import KNeighborsClassifier  # slow to import
-
-    vote = KNeighborsClassifier(min(neighbours, len(train)), metric="cosine")
-    return float(vote.fit(train, train_labels).score(test, test_labels))
-
-
-def linear_probe_accuracy(train, train_labels, test, test_labels) -> float:
-    """Returns the accuracy of logistic regression on standardised features; see `knn_accuracy`."""
-    from sklearn.linear_model import LogisticRegression  # slow to import
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    return float(probe.fit(train, train_labels).score(test, test_labels))
 
 
 def _outputs(source, data, function):

@@ -89,13 +89,14 @@ class Method:
         """
         raise NotImplementedError
 
-    def draw_curves(self, file, points: list, result: dict) -> None:
+    def draw_curves(self, file, points: list, result: dict, probes: list) -> None:
         """Draws the training metrics beside those of a network that has learnt nothing.
 
         Args:
           file: Open for writing in binary.
           points: The log points of metrics.jsonl.
           result: The contents of result.json.
+          probes: The points of probes.jsonl; none without `train.probe_every`.
         """
         raise NotImplementedError
 

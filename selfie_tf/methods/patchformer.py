@@ -107,14 +107,14 @@ class PatchFormer(Method):
         levels = 2**p.target_bits
         figures.draw_reconstruction(file, batch, predictions, config.grid, levels, truth)
 
-    def draw_curves(self, file, points, result):
+    def draw_curves(self, file, points, result, probes):
         """See `Method.draw_curves`."""
         baselines = {
             "the nearest visible pixel (held out)": result["nearest_visible_accuracy"],
             "the image's most frequent visible level (held out)": result["image_baseline_accuracy"],
             "the most frequent level (held out)": result["baseline_accuracy"],
         }
-        figures.draw_curves(file, points, self.accuracy, {self.accuracy: baselines})
+        figures.draw_curves(file, points, self.accuracy, {self.accuracy: baselines}, probes=probes)
 
     def forward_flop(self, config: PatchFormerConfig) -> int:
         """P and the Transformer on the visible patches, the queries, and the decoder."""

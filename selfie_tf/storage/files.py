@@ -59,7 +59,7 @@ def read_points(path: str, name: str) -> list:
 
     Args:
       path: The work directory.
-      name: "metrics.jsonl" or "evaluations.jsonl".
+      name: "metrics.jsonl", "evaluations.jsonl" or "probes.jsonl".
 
     Returns:
       Dicts, ascending in `step`.

@@ -91,10 +91,11 @@ class WorkDir:
 
     def rewind(self, step: int) -> None:
         """Drops log points after `step`, which a resumed run will write again."""
-        for name in ("metrics.jsonl", "evaluations.jsonl"):
+        for name in ("metrics.jsonl", "evaluations.jsonl", "probes.jsonl"):
             points = self.points(name)
             if self._is_chief and points:
-                kept = [json.dumps(point) + "\n" for point in points if point["step"] <= step]
+                # A run that starts over writes the point of step 0 again, too.
+                kept = [json.dumps(point) + "\n" for point in points if point["step"] <= step > 0]
                 write_atomically(self.join(name), "".join(kept))
 
     def write_json(self, name: str, value: dict) -> None:

@@ -286,8 +286,8 @@ def last_metrics(points: list, names, steps: int, window: int = _LAST_STEPS) -> 
     }
 
 
-def make_predict_fn(strategy: tf.distribute.Strategy, model: keras.Model):
-    """Makes a function from a batch to the model's outputs at inference.
+def make_predict_fn(strategy: tf.distribute.Strategy, model: typing.Callable):
+    """Makes a function from a batch to the outputs of a model, or of its method, at inference.
 
     Every replica predicts the same batch, and the outputs of the first are returned. That is right
     under any strategy, because `TrainingCallback` gives all replicas the same moving statistics

@@ -11,6 +11,7 @@ from selfie_tf.training.build import build_pretrainer, compile_model, num_weight
 from selfie_tf.training.initialise import initialise_pretrainer, take_network
 from selfie_tf.training.loop import Hook, Trainer, last_metrics, make_predict_fn
 from selfie_tf.training.pictures import Pictures
+from selfie_tf.training.probe import Probe
 from selfie_tf.training.run import Run
 
 
@@ -43,6 +44,7 @@ def pretrain(
         if run.result is not None:
             return run.result
         run.use(make_source(config.data, data_dir, download, remote_data))
+        probe = Probe(run, data_dir, download, remote_data) if config.train.probe_every else None
         run.prepare()
         with run.strategy.scope():
             model = build_pretrainer(config)
@@ -59,11 +61,15 @@ def pretrain(
         predict = make_predict_fn(run.strategy, model)
         pictures = Pictures(method, run, predict)
         pictures.rewind(trainer.step)
+        hooks = [Hook(config.train.picture_every, pictures.draw, at_start=True)]
+        if probe is not None:
+            probe.begin(make_predict_fn(run.strategy, model.image_features))
+            hooks.append(Hook(config.train.probe_every, probe, at_start=True))
         trainer.fit(
             lambda step, shard, size: method.training_batches(
                 run.source, config, step, shard, size
             ),
-            [Hook(config.train.picture_every, pictures.draw, at_start=True)],
+            hooks,
         )
         pictures.draw_progress()
         points = run.directory.points("metrics.jsonl")
@@ -83,9 +89,11 @@ def pretrain(
         if initialisation is not None:
             kept = ("from", "step", "fingerprint", "config")
             result["initialisation"] = {key: initialisation[key] for key in kept}
+        if probe is not None:
+            result["probe"] = probe.result()
         if run.is_chief and points:
             with tf.io.gfile.GFile(run.directory.join("figures", "curves.png"), "wb") as file:
-                method.draw_curves(file, points, result)
+                method.draw_curves(file, points, result, run.directory.points("probes.jsonl"))
         logging.info(
             "finished: %s %s over the last %d steps; %s; see %s and %s",
             accuracy.replace("_", " "),

@@ -3,24 +3,14 @@
 import dataclasses
 
 from selfie_tf.config.base import (
+    DataConfig,
     GridConfig,
-    ImagesConfig,
-    LoopConfig,
     NetworkConfig,
     OptimizerConfig,
     PretrainConfig,
+    PretrainLoopConfig,
 )
-from selfie_tf.config.fields import bounded, text
-
-
-@dataclasses.dataclass
-class RotationLoopConfig(LoopConfig):
-    picture_every: int = bounded(1000, 1, help="Steps between two pictures.")
-
-
-@dataclasses.dataclass
-class RotationDataConfig(ImagesConfig):
-    eval_images: int = bounded(2048, 1, help="Held-out images to evaluate at the end, at most.")
+from selfie_tf.config.fields import text
 
 
 @dataclasses.dataclass
@@ -29,8 +19,8 @@ class RotationConfig(PretrainConfig):
 
     method: str = text("rotation", "The pretext task.")
     init_from: str = text("", "Run or export to continue from.")
-    data: RotationDataConfig = dataclasses.field(default_factory=RotationDataConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
     patches: GridConfig = dataclasses.field(default_factory=GridConfig)
     model: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-    train: RotationLoopConfig = dataclasses.field(default_factory=RotationLoopConfig)
+    train: PretrainLoopConfig = dataclasses.field(default_factory=PretrainLoopConfig)
