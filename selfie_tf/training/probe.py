@@ -17,7 +17,8 @@ from selfie_tf.training.loop import write_scalars
 
 _BATCH_SIZE = 128
 _LEAST_RANK = 2.0
-_LEAST_SPREAD = 0.01  # the cosine of two images is then 0.9999 on average
+# The cosine of two images is then 0.9999 on average. Untrained networks were at 0.05 and more.
+_LEAST_SPREAD = 0.01
 
 
 class Probe:
@@ -121,7 +122,8 @@ class Probe:
             point["effective_rank"],
             dim,
         )
-        if step and (point["effective_rank"] < _LEAST_RANK or point["spread"] < _LEAST_SPREAD):
+        alike = min(_LEAST_SPREAD, first["spread"] / 2 if first else 1)
+        if step and (point["effective_rank"] < _LEAST_RANK or point["spread"] < alike):
             logging.warning(
                 "probe at step %d: the features have collapsed, images look alike to the network "
                 "(effective rank %.1f of %d, spread %.4f of 1); if it lasts, start again with a "

@@ -116,3 +116,18 @@ def test_each_image_comes_once_in_the_order_of_the_ids(tfds_folder):
     assert [int(x[0, 0, 0]) for _, x, _ in found] == [grey_of[name] for name in ids]
     assert all(int(label) == int(x[0, 0, 0]) % 2 for _, x, label in found)
     assert len(list(whole.each_image(True))) == 4
+
+
+def test_some_images_come_with_the_labels_that_are_told(tfds_folder):
+    for source in (TFDSSource("greys", tfds_folder, 10, 10), white_source()):
+        for held_out, labels in (
+            (False, source.train_labels()),
+            (True, source.held_out_labels()),
+        ):
+            whole = list(source.each_image(held_out))
+            assert labels.tolist() == [int(label) for *_, label in whole]
+            some = list(source.each_image(held_out, np.array([1, 3])))
+            assert [int(index) for index, *_ in some] == [1, 3]
+            for (_, image, label), i in zip(some, (1, 3), strict=True):
+                np.testing.assert_array_equal(image, whole[i][1])
+                assert label == whole[i][2]
