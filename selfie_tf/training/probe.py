@@ -40,7 +40,7 @@ class Probe:
         self._features = self._images = None
         source = open_probe(config, run.source, data_dir, download, remote)
         before = run.directory.read_json("probe.json")
-        if before is not None and before["fingerprint"] != source.fingerprint:
+        if before is not None and before.get("fingerprint") != source.fingerprint:
             raise UserError(
                 f"data.probe={config.data.probe} holds other images than --workdir={run.workdir} "
                 "began with; use another --workdir, or bring back the same files to resume"

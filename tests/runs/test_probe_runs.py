@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
+from selfie_tf.storage.files import read_points
+
 from helpers import (
     SELFIE_PARITY,
     TINY,
     assert_identical,
     assert_same_logs,
-    copy_unfinished,
     cut_short,
     fails,
     log_points,
@@ -18,7 +19,6 @@ from helpers import (
     succeeds,
     weights,
 )
-from selfie_tf.storage.files import read_points
 
 # Neither a multiple of a log point nor of a checkpoint; the last one is at the end.
 PROBED = [*TINY, "--config.train.probe_every=5", "--config.data.probe_images=40"]

@@ -179,6 +179,22 @@ def test_more_curves_take_a_panel_each():
     assert widths[1] == pytest.approx(widths[0] * 3 / 2, rel=0.02)
 
 
+def test_probes_take_a_panel_with_the_accuracies_of_step_0(monkeypatch):
+    saved = []
+    monkeypatch.setattr(figures, "_save", lambda figure, *_: saved.append(figure))
+    points = [{"step": s, "loss": 2.0, "patch_accuracy": 0.1} for s in (1, 2)]
+    probes = [
+        {"step": 0, "knn_top1": 0.3, "linear_probe_top1": 0.4},
+        {"step": 2, "knn_top1": 0.5, "linear_probe_top1": 0.6},
+    ]
+    figures.draw_curves(None, points, "patch_accuracy", {}, (), probes)
+    figures.draw_curves(None, points, "patch_accuracy", {}, (), probes[1:])
+    assert [len(figure.axes) for figure in saved] == [3, 3]
+    drawn = [[list(line.get_ydata()) for line in figure.axes[2].lines] for figure in saved]
+    assert drawn == [[[0.3, 0.5], [0.3, 0.3], [0.4, 0.6], [0.4, 0.4]], [[0.5], [0.6]]]
+    assert len(saved[0].axes[1].lines) == 1
+
+
 def test_finetuning_curves_have_a_colour_per_label():
     file = io.BytesIO()
     points = [{"step": s, "loss": 2.0 / s, "top1": 0.1} for s in range(1, 5)]

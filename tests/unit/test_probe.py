@@ -148,7 +148,8 @@ def test_neither_weights_nor_random_streams_are_touched(precision, run, writer):
         model = build_pretrainer(run.config)
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
-    probe = started(run, make_predict_fn(tf.distribute.get_strategy(), model.image_features))
+    features = make_predict_fn(tf.distribute.get_strategy(), model.image_features)
+    probe = started(run, features)
 
     def state():
         streams = random.getstate(), np.random.get_state(), context.context()._rng.getstate()
@@ -158,6 +159,7 @@ def test_neither_weights_nor_random_streams_are_touched(precision, run, writer):
     probe(0, writer)
     probe(8, writer)
     assert state() == before
+    assert features.experimental_get_tracing_count() == 1  # whatever the size of the last batch
     first, second = run.directory.points("probes.jsonl")
     assert {**first, "step": 8} == second  # its own numbers are the same, too
 
