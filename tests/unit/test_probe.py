@@ -175,3 +175,12 @@ def test_tensorboard_has_the_scalars(run, writer, tmp_path):
     names = {"knn_top1", "linear_probe_top1", "effective_rank", "spread"}
     assert set(events.Tags()["tensors"]) == {f"probe/{name}" for name in names}
     assert [e.step for e in events.Tensors("probe/spread")] == [0, 8]
+
+
+def test_a_resumed_run_keeps_step_0_and_one_that_starts_over_does_not(run):
+    for step in (0, 4, 8):
+        run.directory.append("probes.jsonl", {"step": step})
+    run.directory.rewind(4)
+    assert run.directory.points("probes.jsonl") == [{"step": 0}, {"step": 4}]
+    run.directory.rewind(0)
+    assert run.directory.points("probes.jsonl") == []

@@ -115,6 +115,14 @@ def test_a_folder_is_named_as_the_probe(config, tmp_path):
     counts = [np.bincount(y).tolist() for y in (found.train_labels, found.test_labels)]
     assert np.sum(counts, axis=0).tolist() == [15, 20]
 
+    def lost(*_):
+        raise OSError("gone")
+
+    source = open_probe(config, run)
+    source.each_image = lost
+    with pytest.raises(UserError, match="^data.probe=folder:.* cannot be read .gone"):
+        read_probe(config, source)
+
 
 def test_a_run_without_labels_needs_a_probe(config, tmp_path):
     folder = tmp_path / "images"
