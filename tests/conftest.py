@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import selfie_tf  # noqa: F401  (before TensorFlow: chooses Keras 2)
+from selfie_tf.evaluation import embed
+from selfie_tf.training.load import LoadedRun
 
 import shallow
 from helpers import make_tiny_config, succeeds
@@ -83,3 +85,19 @@ def rng():
 @pytest.fixture
 def tiny_config():
     return make_tiny_config()
+
+
+@pytest.fixture
+def means(monkeypatch, tiny_config):
+    """Stands in for a pretrained network, whose features are the means of the channels."""
+    import tensorflow as tf  # after selfie_tf
+
+    class Model:
+        @staticmethod
+        def image_features(images, training):
+            assert training is False
+            return tf.reduce_mean(tf.cast(images, tf.float64), [1, 2])
+
+    run = LoadedRun(Model, tiny_config, (), 7, "made up", "", "abc")
+    monkeypatch.setattr(embed, "is_finetuning", lambda path: False)
+    monkeypatch.setattr(embed, "load_pretraining_run", lambda path: run)

@@ -23,6 +23,7 @@ from selfie_tf.cli import (
     predict,
     prepare,
     pretrain,
+    suggest_labels,
     summarize,
 )
 from selfie_tf.cli.common import Command, log_to, parse
@@ -38,6 +39,7 @@ COMMANDS = {
         evaluate,
         predict,
         embed,
+        suggest_labels,
         export,
         compare,
         experiment,

@@ -4,7 +4,8 @@
 
 The file holds the arrays features (float32 [N, D]), ids (paths), labels (-1 is no label),
 class_names, split, model, and fingerprint (the sha256 of the network's checkpoint or export).
-Unreadable files are named in the log and left out.
+--map shows the images by their features on a page that any browser opens, and --projector in
+TensorBoard. Unreadable files are named in the log and left out.
 """
 
 import os
@@ -22,25 +23,46 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "csv", "", "CSV file to write as well: path, label, split, features.", flag_values=values
     )
+    flags.DEFINE_string(
+        "map",
+        "",
+        "HTML page to write as well: a map of the images, near duplicates, outliers.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "projector", "", "Folder to write for TensorBoard's projector as well.", flag_values=values
+    )
 
 
 def run(arguments: Arguments) -> None:
     """Computes, and writes."""
     values = arguments.flags
     options = image_options(values)
-    output, table = (os.path.expanduser(path) for path in (values.output, values.csv))
-    if not output:
+    paths = {
+        name: os.path.expanduser(values[name].value)
+        for name in ("output", "csv", "map", "projector")
+        if values[name].value
+    }
+    if "output" not in paths:
         raise UserError("--output is missing: give a file, as in --output=embeddings.npz")
     from selfie_tf.evaluation.embed import embed, to_npz, to_table
     from selfie_tf.evaluation.images import prepare_output, write_output
+    from selfie_tf.evaluation.map import write_map
+    from selfie_tf.evaluation.projector import prepare_projector, write_projector
 
-    prepare_output("output", output)
-    if table:
-        prepare_output("csv", table)
-    embeddings = embed(**options)
-    write_output("output", output, to_npz(embeddings))
-    if table:
-        write_output("csv", table, to_table(embeddings))
+    for name, path in paths.items():
+        if name == "projector":
+            prepare_projector(path)
+        else:
+            prepare_output(name, path)
+    embeddings = embed(**options, thumbnails="map" in paths or "projector" in paths)
+    write_output("output", paths["output"], to_npz(embeddings))
+    if "csv" in paths:
+        write_output("csv", paths["csv"], to_table(embeddings))
+    if "projector" in paths:
+        write_projector(paths["projector"], embeddings)
+    if "map" in paths:
+        write_map(paths["map"], embeddings, options["images"] or options["data_name"])
 
 
 COMMAND = Command("embed", __doc__, define, run)

@@ -71,7 +71,7 @@ def label_source(source, data, folder: str):
     return listed
 
 
-def read_list(key: str, path: str) -> list:
+def read_list(where: str, path: str) -> list:
     """Reads a list of labels.
 
     The file is CSV in UTF-8, with commas, semicolons or tabs. Its columns are path and label; if
@@ -79,7 +79,7 @@ def read_list(key: str, path: str) -> list:
     them.
 
     Args:
-      key: The config key that names the file, for messages.
+      where: What messages call the file, such as "data.labels=PATH".
       path: The file.
 
     Returns:
@@ -88,7 +88,7 @@ def read_list(key: str, path: str) -> list:
     Raises:
       UserError: If it is not such a file.
     """
-    where, path = f"data.{key}={path}", os.path.expanduser(path)
+    path = os.path.expanduser(path)
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             text = file.read().decode("utf-8-sig")
@@ -141,14 +141,15 @@ def _header(cells):
 
 def _read_images(key, path, ids, folders, budget):
     """Reads {index of an image: (label, line)} in the order of the list."""
-    where, rows = f"data.{key}={path}", read_list(key, path)
+    where = f"data.{key}={path}"
+    rows = read_list(where, path)
     index = {name: i for i, name in enumerate(ids)}
     labelled = [row for row in rows if row[2]]
     if len(labelled) < len(rows):
         logging.info("%s: %d images have no label yet", where, len(rows) - len(labelled))
     found, missing = {}, []
     for line, name, label in labelled:
-        i = _find(name, index, folders)
+        i = find_image(name, index, folders)
         if i is None:
             missing.append((line, name))
             logging.warning("%s, line %d: no such image in the folder: %r", where, line, name)
@@ -170,8 +171,17 @@ def _read_images(key, path, ids, folders, budget):
     return found
 
 
-def _find(name, index, folders):
-    """The index of a listed image; None if it is not in the folder."""
+def find_image(name: str, index: dict, folders: tuple) -> int | None:
+    """Finds a listed image.
+
+    Args:
+      name: Its path in the list: below the folder, absolute, or from the current directory.
+      index: {path below the folder: number}.
+      folders: The folder, as it was given, absolute, and without links; () if it is not known.
+
+    Returns:
+      Its number; None if it is not in the folder.
+    """
     for path in (name, name.replace("\\", "/")):  # as Windows writes it
         below = [path]
         for folder, whole in zip(folders, (path, os.path.abspath(path), os.path.realpath(path))):

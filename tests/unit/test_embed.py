@@ -5,14 +5,13 @@ import hashlib
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
 from selfie_tf.config import FinetuneConfig
 from selfie_tf.data import synthetic
 from selfie_tf.evaluation import embed
 from selfie_tf.training.build import build_classifier, build_pretrainer
-from selfie_tf.training.load import LoadedRun, load_finetuned, load_pretrained
+from selfie_tf.training.load import load_finetuned, load_pretrained
 
 from helpers import call, fails, save_run, succeeds, write_json
 
@@ -78,21 +77,6 @@ def test_features_of_a_classifier_are_what_its_last_layer_sees(pixels, tmp_path)
     assert [row[0] for row in rows] == found["ids"].tolist() and rows[0][1:3] == ["", ""]
     written = np.array([row[3:] for row in rows], np.float32)
     np.testing.assert_array_equal(written, found["features"])
-
-
-@pytest.fixture
-def means(monkeypatch, tiny_config):
-    """Stands in for a pretrained network, whose features are the means of the channels."""
-
-    class Model:
-        @staticmethod
-        def image_features(images, training):
-            assert training is False
-            return tf.reduce_mean(tf.cast(images, tf.float64), [1, 2])
-
-    run = LoadedRun(Model, tiny_config, (), 7, "made up", "", "abc")
-    monkeypatch.setattr(embed, "is_finetuning", lambda path: False)
-    monkeypatch.setattr(embed, "load_pretraining_run", lambda path: run)
 
 
 def test_data_by_name_gives_both_splits_with_labels(means, tmp_path):

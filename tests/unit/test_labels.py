@@ -146,13 +146,13 @@ ROWS = [("a/p11.png", "cat"), ("p01.png", "großer Hund"), ("a/b/p20.png", "cat,
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_forms_of_a_list(content, encoding, tmp_path):
     (tmp_path / "x.csv").write_bytes(content.encode(encoding))
-    rows = read_list("labels", str(tmp_path / "x.csv"))
+    rows = read_list("data.labels=x.csv", str(tmp_path / "x.csv"))
     assert [row[1:] for row in rows] == ROWS
 
 
 def test_lines_are_counted_as_an_editor_does(tmp_path):
     (tmp_path / "x.csv").write_text('path,label\n"two\nlines.png",a\n\nx.png,b\n')
-    assert read_list("labels", str(tmp_path / "x.csv")) == [
+    assert read_list("data.labels=x.csv", str(tmp_path / "x.csv")) == [
         (2, "two\nlines.png", "a"),
         (5, "x.png", "b"),
     ]
