@@ -181,10 +181,9 @@ def to_table(ids: list) -> str:
 def check_unlabelled(path: str) -> None:
     """Raises UserError if a file that is to be written holds labels that someone has filled in."""
     if tf.io.gfile.exists(path):
-        labels = sum(bool(label) for *_, label in read_list(f"--output={path}", path))
-        if labels:
+        if any(label for *_, label in read_list(f"--output={path}", path)):
             raise UserError(
-                f"--output={path} has {labels} labels already; give another file, and this one as "
+                f"--output={path} has labels in it already; give another file, and this one as "
                 "--labelled"
             )
 

@@ -24,6 +24,7 @@ def fails(*flags, env=None, command="bin/pretrain.py", code=1):
         ("prepare", ["--images=x"], "--name is missing"),
         ("predict", ["--workdir=x"], "--images or --data_name"),
         ("embed", ["--workdir=x", "--images=y"], "--output is missing"),
+        ("suggest_labels", ["--output=x.csv"], "--workdir is missing"),
         ("export", ["--workdir=x"], "--output is missing"),
         ("compare", [], "--runs="),
         ("benchmark", ["--seconds=0"], "--seconds=0"),
