@@ -17,7 +17,7 @@ from selfie_tf.evaluation.map import normalize
 from selfie_tf.training.load import is_finetuning, read_run_config
 
 METHODS = ("kmeans", "farthest", "uncertain")
-_SHEET_IMAGES = 400
+_SHEET_IMAGES, _SHEET_SIDE = 400, 160  # pixels
 _CANDIDATES = 10  # least certain images per image to choose
 
 
@@ -159,14 +159,16 @@ def suggest(
         certainty = np.array([known.get(i, 1.0) for i in ids])
     given = _find_labelled(labelled, ids, images) if labelled else []
     keep = np.flatnonzero(free | np.isin(np.arange(len(ids)), given))
+    method = method or ("kmeans" if certainty is None else "uncertain")
     chosen = choose(
         found["features"][keep],
         count,
-        method or ("kmeans" if certainty is None else "uncertain"),
+        method,
         seed,
         np.searchsorted(keep, given),
         None if certainty is None else certainty[keep],
     )
+    logging.info("%s chose %d of %d images without a label", method, count, len(keep) - len(given))
     chosen = [ids[i] for i in keep[chosen]]
     if sheet:
         _draw_sheet(sheet, path, chosen[:_SHEET_IMAGES], images)
@@ -210,6 +212,11 @@ def _find_labelled(path, ids, images):
 
 def _draw_sheet(sheet, path, ids, images):
     config = read_run_config(path)
+    if images["images"] or images["data_name"].startswith("folder:"):
+        # A person sees more than the network. The patches keep the grid, so that the config holds.
+        scale = max(1, round(_SHEET_SIDE / config.data.image_size))
+        config.data.image_size *= scale
+        config.patches.size *= scale
     source = open_images(config, **images)
     of_files = bool(images["images"])
     every = source.held_out_ids() if of_files else source.train_ids()

@@ -1,7 +1,8 @@
 "use strict";
-// Colours that the colour-blind tell apart (Okabe and Ito, without yellow, which is faint on
-// white); each seven classes have a shape of their own.
-const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d"];
+// Okabe and Ito's colours without yellow, which is faint on white, and three more that are no
+// harder to tell apart for the colour-blind. The eleventh class has another shape.
+const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d",
+  "#332288", "#7f0000", "#c7a76c"];
 const SHAPES = ["circle", "square", "triangle", "diamond"];
 const KINDS = COLOURS.length * SHAPES.length;
 const OTHER = "#a3aab5";
@@ -200,7 +201,7 @@ function choose(i, follow = false) {
       button.title = data.paths[j];
       button.dataset.index = j;
       thumbnail(j, button);
-      make("span", `${cosine.toFixed(3)} ${words(j)}`, button);
+      make("span", `${cosine.toFixed(4)} ${words(j)}`, button);
     }
     if (follow && !inView(i, -20)) {
       left += width / 2 - x(i);

@@ -151,7 +151,7 @@ def test_pointing_shows_an_image_and_a_click_its_neighbours(rng, tmp_path):
         for button, j, cosine in zip(buttons, indices[1], cosines[1]):
             picture = button.find_element("tag name", "canvas")
             assert picture.get_attribute("aria-label") == found["ids"][j]
-            assert button.text == f"{cosine:.3f} </script>, train"
+            assert button.text == f"{cosine:.4f} </script>, train"
         buttons[2].click()
         assert text_of(driver, "#chosen p").startswith(found["ids"][indices[1, 2]])
         assert driver.title == "Map of x"
@@ -211,12 +211,12 @@ def test_colours_have_a_legend_and_each_can_be_shown_alone(rng, tmp_path):
 
 
 def test_many_classes_share_a_grey_and_none_need_no_colours(rng, tmp_path):
-    found = embeddings(rng, class_names=[f"class {i}" for i in range(40)])
-    found["labels"] = np.minimum(np.arange(60), 39)
+    found = embeddings(rng, class_names=[f"class {i}" for i in range(50)])
+    found["labels"] = np.minimum(np.arange(60), 49)
     with opened(write(tmp_path, found)) as driver:
         entries = driver.find_elements("css selector", "#legend button")
-        assert len(entries) == 29 and entries[-1].text == "all others (12)"
-        assert entries[-2].text == "class 39 (21)"
+        assert len(entries) == 41 and entries[-1].text == "all others (10)"
+        assert entries[-2].text == "class 49 (11)"
     with opened(write(tmp_path, embeddings(rng, class_names=(), split=""))) as driver:
         assert not driver.find_element("id", "by").is_displayed()
         assert not driver.find_elements("css selector", "#legend button")

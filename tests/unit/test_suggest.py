@@ -1,5 +1,6 @@
 """Which images to label first: the choice, the list, the contact sheet, mistakes."""
 
+import copy
 import csv
 
 import numpy as np
@@ -166,6 +167,7 @@ def test_what_is_labelled_is_left_out_whatever_its_path(folder, tmp_path):
     assert set(found) == {"green.png", "red/2, still.png", "b/ä.png"}
     out = succeeds("suggest-labels", *folder, "--count=1", "--labelled=old.csv", "--output=x.csv")
     assert "--labelled=old.csv: no such image: 'lost.png'" in out
+    assert "kmeans chose 1 of 3 images without a label" in out
 
 
 def test_the_sheet_shows_the_choice_in_its_order(folder, monkeypatch):
@@ -175,9 +177,9 @@ def test_the_sheet_shows_the_choice_in_its_order(folder, monkeypatch):
     )
     found = chosen_by(*folder, "--count=4", "--sheet=sheet.png")
     ((images, captions),) = drawn
-    assert images.shape == (4, 16, 16, 3)
+    assert images.shape == (4, 160, 160, 3)  # larger than what the network sees
     for k, (name, image, caption) in enumerate(zip(found, images, captions), 1):
-        np.testing.assert_array_equal(image[8, 8], COLOURS[name])
+        np.testing.assert_array_equal(image[80, 80], COLOURS[name])
         assert caption == f"{k}\n{' '.join(name.split())}"
     monkeypatch.undo()
     assert suggest._tail("a" * 30 + "/b.png") == "…" + "a" * 13 + "/b.png"
