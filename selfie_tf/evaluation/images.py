@@ -78,8 +78,10 @@ def outputs(source, data, function, held_out: bool = True) -> collections.abc.It
     def square(index, image, label):
         return index, resize_and_center(image, size, fraction), label
 
-    compute = tf.function(function, autograph=False, reduce_retracing=True)
     images = source.each_image(held_out).map(square, num_parallel_calls=tf.data.AUTOTUNE)
+    # Traced once, whatever the size of the last batch.
+    signature = [tf.TensorSpec([None, size, size, 3], tf.uint8)]
+    compute = tf.function(function, signature, autograph=False)
     indices = None
     with reading(source, data):
         for indices, squares, labels in images.batch(BATCH_SIZE).prefetch(2):

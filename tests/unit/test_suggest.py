@@ -124,9 +124,8 @@ def folder(means, tmp_path, monkeypatch):
         path = tmp_path / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20, 16), colour).save(path)
-    monkeypatch.setattr(
-        suggest, "read_run_config", lambda path: embed.load_pretraining_run("").config
-    )
+    config = embed.load_pretraining_run("").config
+    monkeypatch.setattr(suggest, "read_run_config", lambda path: copy.deepcopy(config))
     monkeypatch.chdir(tmp_path)
     return ["--workdir=run", f"--images={tmp_path}/images"]
 
