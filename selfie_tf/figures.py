@@ -386,6 +386,38 @@ def draw_confusion(path, matrix: np.ndarray, names, kind: str = "png") -> None:
     _save(figure, path, kind)
 
 
+def draw_sizes(path, sizes: dict, side: int, kind: str = "png") -> None:
+    """Draws the widths and heights of images.
+
+    Args:
+      path: A file name, or a file that is open for writing.
+      sizes: {(width, height): number of images}, in pixels.
+      side: Side of the squares that images are made into, drawn as two lines.
+      kind: "png" or "svg".
+    """
+    # Sizes within about 5 % are one dot.
+    counts = {}
+    for size, count in sizes.items():
+        about = tuple(float(x) for x in np.round(1.05 ** np.round(np.log(size) / np.log(1.05)), 1))
+        counts[about] = counts.get(about, 0) + count
+    points, images = np.array(list(counts)), np.array(list(counts.values()))
+    figure, (axis,) = _subplots(1, 4.6, 4.2)
+    axis.scatter(*points.T, 12 + 300 * images / images.sum(), alpha=0.6, linewidth=0)
+    axis.axvline(side, color="0.4", linestyle="--", linewidth=1)
+    axis.axhline(side, color="0.4", linestyle="--", linewidth=1)
+    low, high = min(points.min(), side) / 1.4, max(points.max(), side) * 1.4
+    for scale, limits in ((axis.set_xscale, axis.set_xlim), (axis.set_yscale, axis.set_ylim)):
+        scale("log", base=2)
+        limits(low, high)
+    for ticks in (axis.xaxis, axis.yaxis):
+        ticks.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axis.set_aspect("equal")
+    axis.set_xlabel("width (pixels)")
+    axis.set_ylabel("height (pixels)")
+    axis.grid(alpha=0.3)
+    _save(figure, path, kind)
+
+
 def _figure(width, height):
     from matplotlib.figure import Figure  # slow to import, and needs no display this way
 

@@ -26,6 +26,7 @@ API = {  # page: packages and modules whose docstrings are on it
     "selfie_tf.losses": "Losses and accuracies.",
     "selfie_tf.optimizers": "Optimizers and the learning-rate schedule.",
     "selfie_tf.evaluation": "Evaluating, comparing, exporting runs; predictions, features, maps.",
+    "selfie_tf.inspection": "Looking at images before training.",
     "selfie_tf.experiments": "Plans of many runs, and what they found.",
     "selfie_tf.errors": "What is raised for a user to mend.",
 }

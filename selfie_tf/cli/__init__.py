@@ -20,6 +20,7 @@ from selfie_tf.cli import (
     experiment,
     export,
     finetune,
+    inspect,
     predict,
     prepare,
     pretrain,
@@ -33,6 +34,7 @@ from selfie_tf.errors import Interrupted, UserError
 COMMANDS = {
     module.COMMAND.name: module.COMMAND
     for module in (
+        inspect,
         prepare,
         pretrain,
         finetune,

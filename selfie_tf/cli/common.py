@@ -30,11 +30,13 @@ class Arguments:
       flags: The values of the command's flags, as attributes.
       config: The config with its overrides, validated; None for commands without --config.
       config_name: The config's file, such as "configs/quickstart.py".
+      config_given: Whether --config was given.
     """
 
     flags: flags.FlagValues
     config: RunConfig | None
     config_name: str
+    config_given: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Command:
       config: The name of the default config.
       logs_to_stderr: Whether logs go to stderr, because stdout is for the result alone.
       needs_workdir: Whether --workdir, if there is such a flag, must be given.
+      positional: The flag that an argument without a name stands for; empty if there is none.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Command:
     config: str = ""
     logs_to_stderr: bool = False
     needs_workdir: bool = True
+    positional: str = ""
 
 
 def define_data_dir(values: flags.FlagValues) -> None:
@@ -160,7 +164,7 @@ def parse(command: Command, argv: list[str]) -> Arguments:
       UserError: On anything that is not as the command's help says. With --help, --workdir may be
         missing, and values need not work together.
     """
-    values, config, path = flags.FlagValues(), None, ""
+    values, config, path, chosen = flags.FlagValues(), None, "", None
     command.define(values)
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
@@ -178,7 +182,9 @@ def parse(command: Command, argv: list[str]) -> Arguments:
         ) from error
     except flags.Error as error:
         raise UserError(_explain(error, config)) from error
-    if len(rest) > 1:
+    if len(rest) == 2 and command.positional and not values[command.positional].present:
+        values[command.positional].value = rest[1]
+    elif len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
     if config is not None:
         config = values.config
@@ -188,7 +194,7 @@ def parse(command: Command, argv: list[str]) -> Arguments:
             raise UserError("--workdir is missing: give a folder, as in --workdir=runs/mine")
         if config is not None:
             config.validate()
-    return Arguments(values, config, config_files.display_name(path))
+    return Arguments(values, config, config_files.display_name(path), chosen is not None)
 
 
 def _take_config(argv):

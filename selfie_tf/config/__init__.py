@@ -30,6 +30,7 @@ from selfie_tf.config.selfie import (
 )
 from selfie_tf.config.serialize import (
     Key,
+    assign,
     flatten,
     from_dict,
     keys,
@@ -64,6 +65,7 @@ __all__ = [
     "SelfieConfig",
     "SelfieModelConfig",
     "ViewsConfig",
+    "assign",
     "flatten",
     "from_dict",
     "keys",

@@ -146,6 +146,18 @@ _SYNONYMS = {
 }
 
 
+def assign(config, key: str, value) -> None:
+    """Sets one value of a config by its dotted key.
+
+    Raises:
+      UserError: If the config has no such key.
+    """
+    if key not in flatten(config):
+        raise UserError(f"unknown config key {key}")
+    section, _, name = key.rpartition(".")
+    setattr(getattr(config, section) if section else config, name, value)
+
+
 def suggest(key: str, config) -> str | None:
     """The key of `config` that `key`, which it does not have, was probably meant to be."""
     known = [k.name for k in keys(config)]

@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import re
 
-from selfie_tf.config import FinetuneConfig, PretrainConfig, flatten
+from selfie_tf.config import FinetuneConfig, PretrainConfig, assign
 from selfie_tf.errors import UserError
 
 SCRATCH = "scratch"
@@ -246,7 +246,7 @@ class Experiment:
         if cell.kind == "tune":
             config.data.validation_fraction = self.tuning.validation_fraction
         for key, value in (*recipe.finetune.items(), *cell.setting, *setting):
-            _set(config, key, value)
+            assign(config, key, value)
         config.set_explicit(())  # so that the network may come along from the pretrained run
         return config
 
@@ -254,10 +254,3 @@ class Experiment:
 def setting_name(setting: tuple) -> str:
     """A setting in words: "optimizer.learning_rate=0.1,train.steps=500"."""
     return ",".join(f"{key}={value}" for key, value in setting)
-
-
-def _set(config, key, value):
-    if key not in flatten(config):
-        raise UserError(f"unknown config key {key}")
-    section, _, name = key.rpartition(".")
-    setattr(getattr(config, section) if section else config, name, value)

@@ -21,6 +21,7 @@ def fails(*flags, env=None, command="bin/pretrain.py", code=1):
         ("pretrain", ["--config", "configs/quickstart.py", "--config.train.steps=0"], "steps=0"),
         ("finetune", ["--config.train.stepz=0"], "did you mean --config.train.steps?"),
         ("evaluate", ["--workdr=x"], "did you mean --workdir?"),
+        ("inspect_data", [], "give the images once"),
         ("prepare", ["--images=x"], "--name is missing"),
         ("predict", ["--workdir=x"], "--images or --data_name"),
         ("embed", ["--workdir=x", "--images=y"], "--output is missing"),

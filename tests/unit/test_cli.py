@@ -55,7 +55,7 @@ def test_without_a_command_one_line_names_them(capsys):
         assert cli.main(argv) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ")
-        assert "prepare, pretrain, finetune, evaluate, predict, embed, suggest-labels" in line
+        assert "inspect, prepare, pretrain, finetune, evaluate, predict, embed" in line
         assert "benchmark, check-tpu" in line
 
 

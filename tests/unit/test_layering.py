@@ -18,7 +18,7 @@ ORDER = [
     {"methods"},
     {"training"},
     {"evaluation", "benchmarks"},
-    {"experiments"},
+    {"experiments", "inspection"},
     {"cli"},
 ]
 LEVELS = {package: level for level, packages in enumerate(ORDER) for package in packages}
