@@ -125,5 +125,7 @@ def _pixels(seen, images, pairs):
     if len(wanted) > _EXACT:
         logging.info("of %d very similar images, %d are compared exactly", len(wanted), _EXACT)
     chosen = sorted(wanted)[:_EXACT]
+    if not chosen:
+        return {}
     with threads() as pool:
         return dict(zip(chosen, pool.map(images.pixels, chosen)))

@@ -50,9 +50,7 @@ def make_page(inspection: Inspection) -> str:
         megabytes=words.number(report["bytes"] / 1e6),
         step=words.number(report["config"]["seconds_per_step"]),
         hours=words.hours(report["config"]["hours"]),
-        contact=[
-            item(i, names[seen[i].label] if seen[i].label >= 0 else seen[i].id) for i in sheet
-        ],
+        contact=[item(i, label(i) or os.path.basename(seen[i].id)) for i in sheet],
         patches=patch_rows(inspection.batch, inspection.config.grid),
         sizes=page.drawn(figures.draw_sizes, sizes, report["config"]["image_size"]),
         tables=_tables(report),

@@ -77,7 +77,7 @@ def inspect(
     given = {key: flatten(config)[key] for key in sorted(config.explicit_keys())}
     given["data.name"] = config.data.name
     gpu = bool(tf.config.list_physical_devices("GPU"))
-    suggestion = suggest.suggest(seen, given, load_config, gpu)
+    suggestion = suggest.suggest(seen, source.num_train, given, load_config, gpu)
     if not config_name:
         config, config_name = load_config(suggestion.config), f"{suggestion.config} as suggested"
         for key, value in suggestion.values.items():

@@ -38,18 +38,18 @@ class Suggestion:
     reasons: dict
 
 
-def suggest(seen: list, given: dict, load_config, gpu: bool) -> Suggestion:
+def suggest(seen: list, train: int, given: dict, load_config, gpu: bool) -> Suggestion:
     """Applies the rules above.
 
     Args:
       seen: A list of `survey.Seen`, at least one of them readable.
+      train: How many training images there are.
       given: {key: value} of what the user set, `data.name` among it.
       load_config: A function from the name of a config to the config.
       gpu: Whether there is a GPU.
     """
     readable = [image for image in seen if not image.error]
     side = int(np.median([min(image.width, image.height) for image in readable]))
-    train = sum(not image.held_out for image in readable)
     values, reasons = {"data.name": given["data.name"]}, {}
     words = f"the median of the shorter sides is {side} pixels"
     if given["data.name"].startswith("builtin:"):
@@ -72,7 +72,7 @@ def suggest(seen: list, given: dict, load_config, gpu: bool) -> Suggestion:
             "train.steps": steps,
             "optimizer.learning_rate": 0.05,
         }
-        reasons["train.batch_size"] = f"of {train:,} readable training images"
+        reasons["train.batch_size"] = f"of {train:,} training images"
         reasons["train.steps"] = f"{steps * batch / max(train, 1):,.0f} epochs"
         reasons["optimizer.learning_rate"] = "for batches of at most 128 images"
         if not gpu:

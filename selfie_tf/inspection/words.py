@@ -18,9 +18,16 @@ def findings(report: dict) -> tuple:
         )
     count = report["unreadable"]["count"]
     if count:
+        budget = report["suggestion"]["values"].get("data.corrupt_budget")
+        end = "Training leaves them out."
+        if budget:
+            end = (
+                "Training would stop at them: repair or remove them, or let it leave them out "
+                f"with --config.data.corrupt_budget={budget}."
+            )
         warnings.append(
             f"{count:,} of {report['looked_at']:,} files ({count / report['looked_at']:.2%}) "
-            "cannot be read. Training leaves them out, up to data.corrupt_budget."
+            f"cannot be read. {end}"
         )
     leaked = copies["held_out_with_copy_in_training"]
     if leaked:
@@ -31,8 +38,8 @@ def findings(report: dict) -> tuple:
         )
     if copies["groups_with_different_classes"]:
         warnings.append(
-            f"{copies['groups_with_different_classes']:,} groups of copies have images of "
-            "different classes: some of these labels must be wrong."
+            f"Groups of copies with images of different classes: "
+            f"{copies['groups_with_different_classes']:,}. Some of these labels must be wrong."
         )
     superfluous = sum(kind["superfluous_images"] for kind in copies["kinds"].values())
     if superfluous:
@@ -58,12 +65,13 @@ def findings(report: dict) -> tuple:
     if classes:
         counts = [row["training"] for row in classes]
         facts.append(
-            f"{len(classes):,} classes, with {min(counts):,} to {max(counts):,} training images."
+            f"{len(classes):,} classes, with {min(counts):,} to {max(counts):,} training images "
+            "each."
         )
         empty = [row["class"] for row in classes if not row["held_out"]]
         if empty:
             facts.append(
-                f"{len(empty):,} classes have no held-out image, such as {_quoted(empty[0])}."
+                f"Classes without a held-out image: {len(empty):,}, such as {_quoted(empty[0])}."
             )
         if max(counts) > 10 * max(min(counts), 1):
             least = min(classes, key=lambda row: row["training"])
