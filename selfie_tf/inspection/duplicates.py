@@ -28,7 +28,7 @@ class Group:
 
     Attributes:
       kind: One of `KINDS`, of the least similar of them.
-      images: Their positions, ascending.
+      images: Their positions, ascending, the held-out images first.
       crosses: Whether training and held-out images are among them.
       labels_differ: Whether they have different labels.
     """
@@ -64,7 +64,7 @@ def find_groups(seen: list, images) -> list:
         members[number].append(i)
     groups = []
     for leaders in members.values():
-        found = sorted(i for leader in leaders for i in same[seen[leader].digest])
+        found = [i for leader in leaders for i in same[seen[leader].digest]]
         if len(found) > 1:
             kind = "similar"
             if len(leaders) == 1:
@@ -74,6 +74,7 @@ def find_groups(seen: list, images) -> list:
                 kind = "same pixels"
             labels = {seen[i].label for i in found} - {-1}
             splits = {seen[i].held_out for i in found}
+            found.sort(key=lambda i: (not seen[i].held_out, i))
             groups.append(Group(kind, tuple(found), len(splits) > 1, len(labels) > 1))
     return sorted(groups, key=lambda group: (not group.crosses, -len(group.images), group.images))
 

@@ -64,10 +64,8 @@ def findings(report: dict) -> tuple:
     classes = report["classes"]
     if classes:
         counts = [row["training"] for row in classes]
-        facts.append(
-            f"{len(classes):,} classes, with {min(counts):,} to {max(counts):,} training images "
-            "each."
-        )
+        span = f"{min(counts):,} to " if min(counts) < max(counts) else ""
+        facts.append(f"{len(classes):,} classes with {span}{max(counts):,} training images each.")
         empty = [row["class"] for row in classes if not row["held_out"]]
         if empty:
             facts.append(
@@ -108,11 +106,11 @@ def table(report: dict) -> str:
     lines.append(f"{'':27}" + "".join(f"{name:>11}" for name in names))
     for name, values in quantiles.items():
         lines.append(f"{name:27}" + "".join(f"{number(x):>11}" for x in values.values()))
-    lines.append("")
-    for name in ("formats", "modes", "notes"):
-        if report[name]:
-            found = ", ".join(f"{count:,} {kind}" for kind, count in report[name].items())
-            lines.append(f"{name + ':':10}{found}")
+    kinds = [name for name in ("formats", "modes", "notes") if report[name]]
+    lines += [""] if kinds else []
+    for name in kinds:
+        found = ", ".join(f"{count:,} {kind}" for kind, count in report[name].items())
+        lines.append(f"{name + ':':10}{found}")
     if report["classes"]:
         rows = sorted(report["classes"], key=lambda row: row["training"])
         shown = rows if len(rows) <= 20 else [*rows[:5], None, *rows[-5:]]
@@ -125,6 +123,7 @@ def table(report: dict) -> str:
             lines.append(
                 f"{_quoted(row['class']):{width}}  {row['training']:8,}  {row['held_out']:8,}"
             )
+    lines.append("")
     for reason, count in report["unreadable"]["reasons"].items():
         lines.append(f"unreadable: {count:,} ({reason})")
     for group in report["duplicates"]["groups"][:5]:
@@ -135,7 +134,8 @@ def table(report: dict) -> str:
         more = ", ..." if len(group["images"]) > 3 else ""
         lines.append(f"copies, {group['kind']}: {', '.join(where)}{more}")
     warnings, facts = findings(report)
-    lines += ["", *(f"Warning: {sentence}" for sentence in warnings), *facts]
+    lines += [] if lines[-1] == "" else [""]
+    lines += [*(f"Warning: {sentence}" for sentence in warnings), *facts]
     lines += ["", "A config to begin with:", f"  {report['suggestion']['command']}"]
     return "\n".join(lines)
 

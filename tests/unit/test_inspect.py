@@ -251,7 +251,7 @@ def test_the_copy_of_an_array_is_one_of_pixels(monkeypatch, rng):
     monkeypatch.setattr(report, "make_source", lambda *_: source)
     (group,) = inspected("--data_name=builtin:shapes", *TINY)["duplicates"]["groups"]
     assert (group["kind"], group["crosses"]) == ("same pixels", True)
-    assert [image["path"] for image in group["images"]] == ["3", "10"]
+    assert [image["path"] for image in group["images"]] == ["10", "3"]
 
 
 # Speed and suggestions
