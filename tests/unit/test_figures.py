@@ -217,3 +217,10 @@ def test_a_confusion_matrix_is_drawn_row_by_row(count):
     dark = (pixels == [8, 48, 107]).all(-1)  # all of a class's images
     rows, columns = np.nonzero(dark[:, : pixels.shape[1] * 3 // 4])
     assert rows.min() < rows.max() and len(rows) > 20
+
+
+def test_sizes_that_are_almost_the_same_are_one_dot():
+    content = io.BytesIO()
+    figures.draw_sizes(content, {(1, 4000): 1, (300, 200): 900, (301, 200): 99}, 64, kind="svg")
+    dots = content.getvalue().decode().partition("PathCollection_1")[2].partition("<g id=")[0]
+    assert dots.count("<path") == 2
