@@ -24,6 +24,7 @@ from selfie_tf.cli import (
     predict,
     prepare,
     pretrain,
+    report,
     suggest_labels,
     summarize,
 )
@@ -44,6 +45,7 @@ COMMANDS = {
         suggest_labels,
         export,
         compare,
+        report,
         experiment,
         summarize,
         benchmark,

@@ -76,6 +76,28 @@ def define_data_dir(values: flags.FlagValues) -> None:
     )
 
 
+def define_runs(values: flags.FlagValues, words: str) -> None:
+    """Defines --runs; `words` say which runs. See `labelled_runs`."""
+    flags.DEFINE_list(
+        "runs",
+        [],
+        f"LABEL=WORKDIR of each run, separated by commas: runs {words}.",
+        flag_values=values,
+    )
+
+
+def labelled_runs(values: list) -> list:
+    """Splits what --runs gives into (label, work directory) pairs.
+
+    Raises:
+      UserError: If there is none, or a label or a path is missing.
+    """
+    pairs = [run.partition("=") for run in values]
+    if not pairs or not all(label and path for label, _, path in pairs):
+        raise UserError(f"--runs={','.join(values)}: expected LABEL=WORKDIR,LABEL=WORKDIR,...")
+    return [(label, os.path.expanduser(path)) for label, _, path in pairs]
+
+
 def define_images(values: flags.FlagValues, run: str) -> None:
     """Defines --workdir for `run` and the flags of any images: see `image_options`."""
     flags.DEFINE_string(

@@ -5,25 +5,11 @@ import os
 import runpy
 
 from selfie_tf.config import FinetuneConfig, PretrainConfig, RunConfig
+from selfie_tf.config.files import folder, get, known  # noqa: F401 (experiments take get from here)
 from selfie_tf.errors import UserError, first_line
 from selfie_tf.experiments.plan import Experiment
 
 _KINDS = {PretrainConfig: "pretraining", FinetuneConfig: "finetuning"}
-
-
-def folder() -> str:
-    """The folder of the package's configs: inside it when installed, beside it in a checkout."""
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    inside = os.path.join(package, "configs")
-    return inside if os.path.isdir(inside) else os.path.join(os.path.dirname(package), "configs")
-
-
-def known(kind: type = RunConfig) -> list[str]:
-    """The names of the package's configs, by default of all kinds."""
-    found = sorted(f.removesuffix(".py") for f in os.listdir(folder()) if f.endswith(".py"))
-    if kind is RunConfig:
-        return found
-    return [name for name in found if name.startswith("finetune_") == (kind is FinetuneConfig)]
 
 
 def find(value: str, command) -> str:
@@ -90,13 +76,6 @@ def known_experiments() -> list[str]:
     """The names of the package's experiments."""
     found = os.listdir(os.path.join(folder(), "experiments"))
     return sorted(f.removesuffix(".py") for f in found if f.endswith(".py"))
-
-
-def get(name: str) -> RunConfig:
-    """One of the package's configs by its name, for experiments that begin with its numbers."""
-    config = runpy.run_path(os.path.join(folder(), f"{name}.py"))["get_config"]()
-    config.set_explicit(())
-    return config
 
 
 def load_experiment(value: str) -> Experiment:

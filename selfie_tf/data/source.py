@@ -148,6 +148,15 @@ class IndexedSource:
             self._held_out_labels,
         )
 
+    def held_out_at(self, indices: np.ndarray) -> tf.data.Dataset:
+        """Yields (index, image, label) of some of the held-out images, as `held_out_images` does.
+
+        Args:
+          indices: Which ones, int `[M]`, ascending.
+        """
+        numbers = tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64))
+        return self._read(numbers, lambda k: (k, k), self._held_out, self._held_out_labels)
+
     def each_image(self, held_out: bool, among: np.ndarray | None = None) -> tf.data.Dataset:
         """Yields (index, image, label) of the held-out or of the training images, each once.
 

@@ -1,5 +1,6 @@
 """Labelled subsets: few labels, class-balanced, and the same for everyone (section 3.1)."""
 
+import copy
 import json
 import os
 
@@ -141,6 +142,28 @@ def labelled_source(source, data) -> tuple:
     }
     with reading(source, data):
         return source.select(train, tune), subset
+
+
+def evaluated_source(source, data, subset: str):
+    """Selects the images that a finetuning run is evaluated on, as it did itself.
+
+    Args:
+      source: See `data.make_source`.
+      data: The `data` section of the run's config, a `config.LabelledDataConfig`.
+      subset: The run's subset.json.
+
+    Returns:
+      A source whose held-out images they are.
+
+    Raises:
+      UserError: If they are a part of the labelled images, and some of these are lost.
+    """
+    if not data.validation_fraction:
+        return source
+    data = copy.deepcopy(data)
+    if tf.io.gfile.exists(subset):  # not the file that it was made from, which may have changed
+        data.subset_file, data.label_fraction, data.labels_per_class = subset, 1.0, 0
+    return labelled_source(source, data)[0]
 
 
 def _read_ids(path):

@@ -141,6 +141,12 @@ class TFDSSource:
             records = records.filter(lambda position, _: shard.hold(position))
         return records.map(self.parse, num_parallel_calls=tf.data.AUTOTUNE)
 
+    def held_out_at(self, indices: np.ndarray) -> tf.data.Dataset:
+        """See `IndexedSource.held_out_at`; other records are not decoded."""
+        wanted = tf.constant(np.isin(np.arange(self.num_held_out), indices))
+        records = _read(self._test).enumerate().filter(lambda i, _: tf.gather(wanted, i))
+        return records.map(self.parse, num_parallel_calls=tf.data.AUTOTUNE)
+
     def each_image(self, held_out: bool, among: np.ndarray | None = None) -> tf.data.Dataset:
         """See `IndexedSource.each_image`."""
         records = _read(self._test if held_out else self._train, in_turn=True).enumerate()
@@ -228,7 +234,7 @@ class _RecordsSource(IndexedSource):
         self.class_names, self.fingerprint = whole.class_names, whole.fingerprint
         if not held_out:
             self.num_held_out = whole.num_held_out
-            self.held_out_images = whole.held_out_images
+            self.held_out_images, self.held_out_at = whole.held_out_images, whole.held_out_at
 
     def _load(self, items, index):
         return self._whole.parse(index, tf.gather(items, index))[1], index

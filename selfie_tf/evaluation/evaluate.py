@@ -10,12 +10,12 @@ import tensorflow as tf
 from selfie_tf import figures
 from selfie_tf.data import make_source
 from selfie_tf.data.source import reading
-from selfie_tf.data.subsets import labelled_source
+from selfie_tf.data.subsets import evaluated_source
 from selfie_tf.errors import UserError, first_line
-from selfie_tf.evaluation.classes import confusion_matrix, per_class
 from selfie_tf.evaluation.probes import BATCH_SIZE, probe
 from selfie_tf.methods import METHODS
 from selfie_tf.storage.files import write_atomically
+from selfie_tf.training.classes import confusion_matrix, per_class
 from selfie_tf.training.evaluator import ClassifierEvaluator
 from selfie_tf.training.load import load_finetuning_run, load_pretraining_run
 from selfie_tf.training.loop import make_predict_fn
@@ -49,7 +49,7 @@ def evaluate_finetuned(path: str, output: str, data_name: str = "", data_dir: st
     strategy = tf.distribute.get_strategy()
     evaluator = ClassifierEvaluator(config, source, strategy, run.model)
     with reading(source, config.data):
-        metrics, labels, predictions = evaluator.run_with_predictions()
+        metrics, labels, predictions, _ = evaluator.run_with_predictions()
     matrix = confusion_matrix(labels, predictions, len(names))
     result = {
         "model": run.origin,
@@ -133,12 +133,8 @@ def _labelled(run, path, data_name, data_dir):
         return _with_labels(make_source(data, data_dir), data), "test"
     source = _with_labels(make_source(data, data_dir), data)
     run.check_images(source)
-    if not data.validation_fraction:
-        return source, "test"
-    subset = os.path.join(path, "subset.json")
-    if tf.io.gfile.exists(subset):  # not the file that it was made from, which may have changed
-        data.subset_file, data.label_fraction, data.labels_per_class = subset, 1.0, 0
-    return labelled_source(source, data)[0], "validation"
+    split = "validation" if data.validation_fraction else "test"
+    return evaluated_source(source, data, os.path.join(path, "subset.json")), split
 
 
 def _with_labels(source, data):

@@ -3,8 +3,9 @@
 import numpy as np
 import tf_keras as keras
 
-from selfie_tf.benchmarks.speed import gflop_per_image, step_seconds
+from selfie_tf.benchmarks.speed import step_seconds
 from selfie_tf.experiments.plan import Experiment
+from selfie_tf.training.cost import gflop_per_image
 
 # Of the measurement.
 _BATCH_SIZE = 32

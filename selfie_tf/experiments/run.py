@@ -11,12 +11,12 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from selfie_tf.benchmarks.speed import gflop_per_image
 from selfie_tf.errors import DivergedError, UserError
 from selfie_tf.evaluation.evaluate import evaluate_pretrained
 from selfie_tf.experiments import rows
 from selfie_tf.experiments.plan import Experiment, setting_name
 from selfie_tf.storage.files import read_json, sha256, write_atomically
+from selfie_tf.training.cost import gflop_per_image
 from selfie_tf.training.finetune import finetune
 from selfie_tf.training.pretrain import pretrain
 

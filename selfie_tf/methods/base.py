@@ -15,6 +15,7 @@ class Method:
       config: The class of its configs, a `config.PretrainConfig`.
       accuracy: Name of the model's accuracy metric.
       picture: File name of its picture, without the suffix.
+      picture_words: What the picture shows.
       picture_cropped: Whether the picture's images are cropped as in training.
       target: Key of the batch whose tensor has the shape of a prediction.
     """
@@ -23,6 +24,7 @@ class Method:
     config: type
     accuracy: str
     picture: str
+    picture_words = "What the network predicts for held-out images, one row per image."
     picture_cropped = False
     target: str
 
@@ -89,7 +91,9 @@ class Method:
         """
         raise NotImplementedError
 
-    def draw_curves(self, file, points: list, result: dict, probes: list) -> None:
+    def draw_curves(
+        self, file, points: list, result: dict, probes: list = (), kind: str = "png"
+    ) -> None:
         """Draws the training metrics beside those of a network that has learnt nothing.
 
         Args:
@@ -97,6 +101,7 @@ class Method:
           points: The log points of metrics.jsonl.
           result: The contents of result.json.
           probes: The points of probes.jsonl; none without `train.probe_every`.
+          kind: "png" or "svg".
         """
         raise NotImplementedError
 

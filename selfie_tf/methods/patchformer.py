@@ -17,6 +17,10 @@ class PatchFormer(Method):
     config = PatchFormerConfig
     accuracy = "pixel_accuracy"
     picture = "reconstruction"
+    picture_words = (
+        "Held-out images, one per row: the original, the visible patches, the grey levels "
+        "predicted for the hidden pixels after each step, and the true ones."
+    )
     target = "target_levels"
 
     def make_input(self, image, config, seed, training):
@@ -107,14 +111,15 @@ class PatchFormer(Method):
         levels = 2**p.target_bits
         figures.draw_reconstruction(file, batch, predictions, config.grid, levels, truth)
 
-    def draw_curves(self, file, points, result, probes):
+    def draw_curves(self, file, points, result, probes=(), kind="png"):
         """See `Method.draw_curves`."""
         baselines = {
             "the nearest visible pixel (held out)": result["nearest_visible_accuracy"],
             "the image's most frequent visible level (held out)": result["image_baseline_accuracy"],
             "the most frequent level (held out)": result["baseline_accuracy"],
         }
-        figures.draw_curves(file, points, self.accuracy, {self.accuracy: baselines}, probes=probes)
+        accuracy = {self.accuracy: baselines}
+        figures.draw_curves(file, points, self.accuracy, accuracy, probes=probes, kind=kind)
 
     def forward_flop(self, config: PatchFormerConfig) -> int:
         """P and the Transformer on the visible patches, the queries, and the decoder."""

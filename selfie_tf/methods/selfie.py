@@ -25,6 +25,10 @@ class Selfie(Method):
     config = SelfieConfig
     accuracy = "patch_accuracy"
     picture = "jigsaw"
+    picture_words = (
+        "Held-out images, one per row: the original, the visible patches, and the hidden patches "
+        "where the network puts them after each step. White borders are right, red ones wrong."
+    )
     picture_cropped = True
     target = "target_positions"
 
@@ -108,7 +112,7 @@ class Selfie(Method):
         """See `Method.draw` and `figures.draw_jigsaw`."""
         figures.draw_jigsaw(file, batch, predictions, config.grid)
 
-    def draw_curves(self, file, points, result, probes):
+    def draw_curves(self, file, points, result, probes=(), kind="png"):
         """See `Method.draw_curves`."""
         chance = result["chance"]
         baselines = {"loss": {"chance": -np.log(chance)}, self.accuracy: {"chance": chance}}
@@ -117,7 +121,7 @@ class Selfie(Method):
         shown = [name for name in (self.accuracy, *_INSTANCE) if name in points[0]]
         if len(shown) > 1:  # the loss is a sum of two
             del baselines["loss"]
-        figures.draw_curves(file, points, shown[0], baselines, shown[1:], probes)
+        figures.draw_curves(file, points, shown[0], baselines, shown[1:], probes, kind)
 
     def forward_flop(self, config: SelfieConfig) -> int:
         """P on every patch, A over the context, and the logits; P on two views, their projection.

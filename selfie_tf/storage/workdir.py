@@ -109,6 +109,11 @@ class WorkDir:
             np.savez_compressed(buffer, **arrays)
             write_atomically(self.join(name), buffer.getvalue())
 
+    def remove(self, name: str) -> None:
+        """Removes a file, if there is one."""
+        if self._is_chief and tf.io.gfile.exists(self.join(name)):
+            tf.io.gfile.remove(self.join(name))
+
     def read_json(self, name: str) -> dict | None:
         """See the function of this name."""
         return read_json(self.path, name)

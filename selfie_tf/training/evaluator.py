@@ -33,7 +33,10 @@ class ClassifierEvaluator:
                 values.append(top_k(logits, labels, 5))
             values.append(tf.cast(labels >= 0, tf.float32))
             sums = tf.stack([tf.reduce_sum(tf.cast(v, tf.float32)) for v in values])
-            rows = tf.stack([labels, tf.argmax(logits, axis=-1)], axis=1)  # [B, 2]
+            best = tf.reduce_max(tf.nn.softmax(tf.cast(logits, tf.float32)), axis=-1)
+            # Class numbers are exact in float32.
+            rows = [tf.cast(v, tf.float32) for v in (labels, tf.argmax(logits, axis=-1), best)]
+            rows = tf.stack(rows, axis=1)  # [B, 3]
             if several_workers:  # a process sees its own replicas only
                 rows = tf.distribute.get_replica_context().all_gather(rows, axis=0)
             return sums, rows
@@ -52,9 +55,10 @@ class ClassifierEvaluator:
         """Measures the classifier.
 
         Returns:
-          The metrics {"loss": ..., "top1": ..., "top5": ...}, with accuracies in [0, 1]; and two
-          int64 `[N]`, labels and predictions, in the order of the source's held-out images. Every
-          worker returns all of them.
+          The metrics {"loss": ..., "top1": ..., "top5": ...}, with accuracies in [0, 1]; and, in
+          the order of the source's held-out images, labels and predicted classes, int64 `[N]`, and
+          the probabilities of the predicted classes, float32 `[N]`. Every worker returns all of
+          them.
 
         Raises:
           UserError: If images have no label.
@@ -79,6 +83,6 @@ class ClassifierEvaluator:
         metrics = {
             name: float(value / count) for name, value in zip(self._names, total, strict=False)
         }
-        labels, predictions = np.concatenate(rows).T
-        real = labels >= 0  # the others fill the last batch up
-        return metrics, labels[real], predictions[real]
+        rows = np.concatenate(rows)
+        labels, predictions, probabilities = rows[rows[:, 0] >= 0].T  # others fill the last batch
+        return metrics, labels.astype(np.int64), predictions.astype(np.int64), probabilities

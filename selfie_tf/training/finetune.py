@@ -5,6 +5,7 @@ import io
 import json
 import logging
 
+import numpy as np
 import tensorflow as tf
 
 from selfie_tf import figures
@@ -16,6 +17,7 @@ from selfie_tf.training.build import build_classifier, compile_model, num_weight
 from selfie_tf.training.evaluator import ClassifierEvaluator
 from selfie_tf.training.initialise import initialise_classifier, take_network
 from selfie_tf.training.loop import Hook, Trainer, last_metrics, write_scalars
+from selfie_tf.training.report import leave_report
 from selfie_tf.training.run import Run
 
 
@@ -45,6 +47,7 @@ def finetune(
     config = take_network(config, workdir)
     with Run(config, workdir, strategy or tf.distribute.get_strategy()) as run:
         if run.result is not None:
+            leave_report(run, data_dir)
             return run.result
         images = make_source(config.data, data_dir, download, remote_data)
         source, subset = labelled_source(images, config.data)
@@ -103,10 +106,13 @@ def finetune(
             figures.draw_finetuning(buffer, [("", points, evaluations)], split)
             with tf.io.gfile.GFile(run.directory.join("figures", "curves.png"), "wb") as file:
                 file.write(buffer.getvalue())
-        run.directory.write_arrays("predictions.npz", **evaluation.predictions)
+        ids = np.array(subset["validation_ids"] or images.held_out_ids(), str)
+        run.directory.write_arrays("predictions.npz", ids=ids, **evaluation.predictions)
         path = run.directory.join("result.json")
         logging.info("finished: %s; see %s", describe_metrics(result), path)
-        return run.finish(result)
+        result = run.finish(result)
+        leave_report(run, data_dir, source)
+        return result
 
 
 class _Evaluation:
@@ -115,8 +121,9 @@ class _Evaluation:
     Attributes:
       split: "test", or "validation" where the run holds out some of its labelled images.
       latest: The metrics that it found last.
-      predictions: The `labels` and `predictions` that these are of, int64 `[N]`, in the order of
-        the held-out images.
+      predictions: The `labels` and `predictions` that these are of, int64 `[N]`, and the
+        `probabilities` of the predicted classes, float32 `[N]`, in the order of the held-out
+        images.
     """
 
     def __init__(self, run, model):
@@ -126,8 +133,9 @@ class _Evaluation:
         self.latest, self.predictions = {}, {}
 
     def measure(self):
-        metrics, labels, predictions = self._evaluator.run_with_predictions()
-        self.predictions = {"labels": labels, "predictions": predictions}
+        metrics, *arrays = self._evaluator.run_with_predictions()
+        names = ("labels", "predictions", "probabilities")
+        self.predictions = dict(zip(names, arrays, strict=True))
         self.latest = {f"{self.split}_{name}": value for name, value in metrics.items()}
 
     def __call__(self, step, writer):

@@ -12,6 +12,7 @@ from selfie_tf.training.initialise import initialise_pretrainer, take_network
 from selfie_tf.training.loop import Hook, Trainer, last_metrics, make_predict_fn
 from selfie_tf.training.pictures import Pictures
 from selfie_tf.training.probe import Probe
+from selfie_tf.training.report import leave_report
 from selfie_tf.training.run import Run
 
 
@@ -42,6 +43,7 @@ def pretrain(
     config = take_network(config, workdir)
     with Run(config, workdir, strategy or tf.distribute.get_strategy()) as run:
         if run.result is not None:
+            leave_report(run, data_dir)
             return run.result
         run.use(make_source(config.data, data_dir, download, remote_data))
         probe = Probe(run, data_dir, download, remote_data) if config.train.probe_every else None
@@ -103,4 +105,6 @@ def pretrain(
             run.directory.join("result.json"),
             run.directory.join("figures"),
         )
-        return run.finish(result)
+        result = run.finish(result)
+        leave_report(run, data_dir, run.source)
+        return result

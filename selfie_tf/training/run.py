@@ -19,6 +19,7 @@ from selfie_tf.distribution import strategy as distribution
 from selfie_tf.errors import UserError, first_line
 from selfie_tf.storage.workdir import WorkDir
 
+REPORT = "report.html"
 _LOST_WORKER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
 
@@ -117,6 +118,8 @@ class Run:
             "hardware": distribution.describe(self.strategy),
             "versions": versions(),
         }
+        # A report made while the run went on would pass for the finished run's.
+        self.directory.remove(REPORT)
         self.directory.write_result(result)
         return result
 

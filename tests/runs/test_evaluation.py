@@ -12,8 +12,9 @@ from PIL import Image
 
 from selfie_tf.data import synthetic
 from selfie_tf.errors import UserError
-from selfie_tf.evaluation import classes, probes
+from selfie_tf.evaluation import probes
 from selfie_tf.evaluation.compare import compare
+from selfie_tf.training import classes
 from selfie_tf.training.load import load_finetuned
 
 from helpers import TINY, TINY_FINETUNE, call, fails, read_json, result_of, save_noise, succeeds

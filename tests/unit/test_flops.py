@@ -5,11 +5,11 @@ import math
 import pytest
 import tensorflow as tf
 
-from selfie_tf.benchmarks.speed import gflop_per_image
 from selfie_tf.config import FinetuneConfig, PatchFormerConfig, SelfieConfig
 from selfie_tf.layers.attention import MultiHeadAttention
 from selfie_tf.models.flops import classifier_flop, decoder_flop, patch_network_flop
 from selfie_tf.training.build import build_classifier
+from selfie_tf.training.cost import gflop_per_image
 
 
 def test_patch_network_flop_written_out():

@@ -51,9 +51,9 @@ class Rotation(Method):
         titles = {f"step {step}": batch["image"] for step in predictions}
         figures._draw_columns(file, [("rotated", batch["image"]), *titles.items()])
 
-    def draw_curves(self, file, points, result, probes):
+    def draw_curves(self, file, points, result, probes=(), kind="png"):
         baselines = {"loss": {"guessing": np.log(4)}, self.accuracy: {"guessing": 0.25}}
-        figures.draw_curves(file, points, self.accuracy, baselines, probes=probes)
+        figures.draw_curves(file, points, self.accuracy, baselines, probes=probes, kind=kind)
 
     def forward_flop(self, config):
         model = config.model
