@@ -209,8 +209,9 @@ def draw_curves(
     panels = len(names) + bool(probes)
     figure, axes = _subplots(panels, 4 * panels, 3)
     steps = [point["step"] for point in points]
+    marker = "o" if len(points) == 1 else None  # one point makes no line
     for axis, key in zip(axes, names):
-        axis.plot(steps, [point[key] for point in points], linewidth=1.2)
+        axis.plot(steps, [point[key] for point in points], linewidth=1.2, marker=marker)
         axis.set_xlabel("step")
         axis.set_ylabel(key.replace("_", " ") + " (nats)" * key.endswith("loss"))
         axis.grid(alpha=0.3)

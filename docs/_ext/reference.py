@@ -18,7 +18,7 @@ API = {  # page: packages and modules whose docstrings are on it
     "selfie_tf": "The package: pretrain, finetune, load and export from a script.",
     "selfie_tf.config": "Every value of a run, as dataclasses.",
     "selfie_tf.methods": "The pretext tasks.",
-    "selfie_tf.training": "Runs: the loop, building models, loading them.",
+    "selfie_tf.training": "Runs: the loop, building models, loading them, their pages.",
     "selfie_tf.data": "Sources of images, preparing datasets, crops, augmentation, batches.",
     "selfie_tf.models": "The Keras models.",
     "selfie_tf.layers": "The Keras layers.",

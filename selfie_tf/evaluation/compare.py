@@ -111,7 +111,7 @@ def make_comparison_page(runs: list) -> str:
             for run in runs
         ],
         differing=differing,
-        commands=[(run.label, files.command(run.config, run.path)) for run in runs],
+        commands=[(run.label, run.path, files.command(run.config, run.path)) for run in runs],
     )
 
 

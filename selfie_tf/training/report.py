@@ -135,12 +135,11 @@ def _finetuning_words(path, config, result, subset, split, predictions):
     ]
     accuracy = (result or {}).get(f"{split}_top1")
     if accuracy is not None:
-        words = f"It is right for {accuracy:.1%} of the {split} images."
-        if predictions is not None:
-            labels = predictions["labels"]
+        labels = [] if predictions is None else predictions["labels"]
+        words = f"It is right for {accuracy:.1%} of the {_count(len(labels))}{split} images."
+        if len(labels):
             common = np.bincount(labels).max() / len(labels)
-            words = words.replace("the", f"{len(labels):,}", 1)
-            words += f" To name their most frequent class always is right for {common:.1%}."
+            words += f" Always predicting their most frequent class is right for {common:.1%}."
         lines.append(words)
     return lines
 

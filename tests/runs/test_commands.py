@@ -28,6 +28,7 @@ def fails(*flags, env=None, command="bin/pretrain.py", code=1):
         ("suggest_labels", ["--output=x.csv"], "--workdir is missing"),
         ("export", ["--workdir=x"], "--output is missing"),
         ("compare", [], "--runs="),
+        ("report", [], "--workdir or --runs"),
         ("benchmark", ["--seconds=0"], "--seconds=0"),
         ("check_tpu", ["--config=nothing"], "--config=nothing"),
     ],

@@ -17,6 +17,7 @@ import tf_keras as keras
 from selfie_tf.methods import read_config
 from selfie_tf.training.load import load_pretrained
 from selfie_tf.training.pretrain import pretrain
+from selfie_tf.training.report import make_report
 
 from helpers import ROOT, tensors, weights
 
@@ -47,6 +48,15 @@ def test_a_stored_run_resumes_and_ends_with_the_weights_it_would_have_had(stored
     assert result["resumed_at"] == 4
     for key in ("held_out_loss", "held_out_patch_accuracy", "trainable_weights", "data", "chance"):
         assert result[key] == pytest.approx(before[key]), key
+
+
+def test_a_stored_run_has_a_page(stored):
+    run, text = stored / "run", "it stands at step 4 of 8"
+    assert text in make_report(str(run))
+    (run / "result.json").write_text((stored / "final" / "result.json").read_text())
+    html = make_report(str(run))
+    assert text not in html and "trained without labels on 5,000 images of builtin:shapes" in html
+    assert "Patch accuracy on 16 held-out images: 0.250 cropped as in training" in html
 
 
 def test_a_stored_export_loads(stored):

@@ -119,8 +119,15 @@ def test_the_predictions_are_those_of_the_saved_model(whole):
     np.testing.assert_array_equal(labels, expected)
     assert labels.dtype == predictions.dtype == np.int64
     assert np.mean(labels == predictions) == pytest.approx(result_of(whole)["test_top1"])
-    again = load_finetuned(str(whole)).predict(images, verbose=0).argmax(-1)
+    logits = load_finetuned(str(whole)).predict(images, verbose=0).astype(np.float64)
+    again = logits.argmax(-1)
     assert len(set(again)) > 1 and np.mean(again == predictions) >= 0.998  # near ties
+    with np.load(whole / "predictions.npz") as file:
+        assert file["ids"].tolist() == [str(i) for i in range(5000, 6000)]
+        sure = file["probabilities"]
+    highest = np.exp(logits.max(-1)) / np.exp(logits).sum(-1)
+    np.testing.assert_allclose(sure, highest, rtol=1e-3)
+    assert sure.dtype == np.float32 and np.std(sure) > 1e-3
 
 
 def test_predictions_of_a_run_that_ended_after_its_last_checkpoint(whole, pretrained, tmp_path):

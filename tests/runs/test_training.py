@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from selfie_tf.errors import Interrupted, UserError
+from selfie_tf.training import report
 from selfie_tf.training.load import load_pretrained
 from selfie_tf.training.loop import Trainer
 from selfie_tf.training.progress import ProgressLog
@@ -26,6 +27,7 @@ from helpers import (
     assert_close,
     assert_identical,
     assert_same_logs,
+    call,
     copy_unfinished,
     cut_short,
     fails,
@@ -95,6 +97,34 @@ def test_the_same_command_again_says_that_it_is_finished(finished):
     before = (workdir / "result.json").read_text()
     assert "already finished" in finish(workdir)
     assert (workdir / "result.json").read_text() == before
+
+
+def test_a_page_of_an_unfinished_run_is_not_left_by_a_kill_after_the_result(
+    uninterrupted, tmp_path, monkeypatch
+):
+    workdir = tmp_path / "run"
+    copy_unfinished(uninterrupted, workdir)
+    (workdir / "report.html").write_text("made while the run went on")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "make_report", killed)
+        assert call("pretrain", *TINY, f"--workdir={workdir}")[0] == 130
+    result = (workdir / "result.json").read_text()
+    assert not (workdir / "report.html").exists()
+    *_, before, last = finish(workdir).splitlines()
+    assert before == f"already finished: {workdir}/result.json"
+    assert last == f"report: {workdir}/report.html"
+    assert 'src="data:image/png' in (workdir / "report.html").read_text()
+    assert (workdir / "result.json").read_text() == result
+
+
+def test_a_run_ends_with_the_path_of_its_page(uninterrupted):
+    last = (uninterrupted / "stdout.txt").read_text().splitlines()[-1]
+    assert last == f"report: {uninterrupted}/report.html"
+    assert (uninterrupted / "report.html").read_text().startswith("<!DOCTYPE html>")
 
 
 def test_killed_within_a_checkpoint_the_rerun_has_the_same_bits(uninterrupted, tmp_path):

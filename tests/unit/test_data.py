@@ -588,6 +588,19 @@ def test_a_step_has_the_same_batch_whatever_step_the_input_starts_at(any_source)
     assert (other["target_patches"] != whole[0]["target_patches"]).any()
 
 
+def test_some_held_out_images_are_read_as_in_the_order_of_all(any_source):
+    source, _ = any_source
+    part = source.select(np.arange(3))  # what finetuning on few labels evaluates on
+    wanted = np.array([1, source.num_held_out - 1])
+    everything = {int(i): (image, label) for i, image, label in source.held_out_images()}
+    for images in (source.held_out_at(wanted), part.held_out_at(wanted)):
+        found = list(images)
+        assert [int(index) for index, *_ in found] == wanted.tolist()
+        for index, image, label in found:
+            np.testing.assert_array_equal(image, everything[int(index)][0])
+            assert label == everything[int(index)][1]
+
+
 def test_pipelines_of_two_workers_yield_the_halves_of_each_batch(any_source):
     source, config = any_source
     config.train.batch_size = 24
