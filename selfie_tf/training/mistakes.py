@@ -3,6 +3,7 @@
 import copy
 import io
 import os
+import zipfile
 
 import numpy as np
 import tensorflow as tf
@@ -34,7 +35,7 @@ def read_predictions(path: str) -> dict | None:
         return found if len(found["labels"]) else None
     except tf.errors.NotFoundError:
         return None
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile, tf.errors.OpError) as error:
         raise UserError(
             f"{path}/predictions.npz cannot be read ({first_line(error)}); remove it"
         ) from error

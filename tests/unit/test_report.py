@@ -236,9 +236,11 @@ def test_runs_of_older_versions(tmp_path, images):
 
 def test_damaged_predictions_are_named(run):
     workdir, _ = run
-    (workdir / "predictions.npz").write_bytes(b"PK no archive")
-    with pytest.raises(UserError, match=r"run/predictions.npz cannot be read"):
-        make_report(str(workdir))
+    whole = (workdir / "predictions.npz").read_bytes()
+    for content in (b"no archive", whole[:-30]):
+        (workdir / "predictions.npz").write_bytes(content)
+        with pytest.raises(UserError, match=r"run/predictions.npz cannot be read"):
+            make_report(str(workdir))
 
 
 def test_a_classifier_without_mistakes(run):
