@@ -1,6 +1,7 @@
 """The page of an inspection."""
 
 import collections
+import os
 
 import numpy as np
 

@@ -103,7 +103,7 @@ def make_report(path: str, data_dir: str = "", source=None) -> str:
         values |= {
             "kind": f"{type(METHODS[config.method]).__name__} pretraining",
             "summary": _pretraining_words(path, config, result),
-            "curves": _pretraining_curves(config, points, result),
+            "curves": _pretraining_curves(path, config, points, result),
             "picture": _picture(path, METHODS[config.method]),
             "confusion": None,
             "mistakes": None,
@@ -232,15 +232,16 @@ def shown(value) -> str:
     return "(empty)" if value == "" else str(value)
 
 
-def _pretraining_curves(config, points, result):
+def _pretraining_curves(path, config, points, result):
     """A dict of picture and alt; None without log points."""
     if not points:
         return None
     method = METHODS[config.method]
+    probes = read_points(path, "probes.jsonl")
     try:
-        picture = page.drawn(method.draw_curves, points, result or {})
+        picture = page.drawn(method.draw_curves, points, result or {}, probes)
     except KeyError:  # without the baselines, which an unfinished or older run does not have
-        picture = page.drawn(figures.draw_curves, points, method.accuracy, {})
+        picture = page.drawn(figures.draw_curves, points, method.accuracy, {}, (), probes)
     return {"picture": picture, "alt": _in_words(points, ("loss", method.accuracy))}
 
 
