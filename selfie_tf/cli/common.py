@@ -17,6 +17,7 @@ from ml_collections import config_flags
 from selfie_tf.cli import config_files
 from selfie_tf.config import RunConfig, keys, suggest
 from selfie_tf.errors import Interrupted, UserError
+from selfie_tf.training.startup import process_start
 
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
@@ -172,6 +173,7 @@ def train(function, arguments: Arguments) -> None:
         data_dir=os.path.expanduser(values.data_dir),
         download=values.download,
         remote_data=values.tpu not in ("", "local"),
+        began=process_start(),
     )
 
 

@@ -18,6 +18,7 @@ from selfie_tf.errors import DivergedError, Interrupted, UserError
 from selfie_tf.storage.checkpoints import Checkpointer
 from selfie_tf.training.build import num_weights
 from selfie_tf.training.progress import ProgressLog
+from selfie_tf.training.waiting import input_clock
 
 _LAST_STEPS = 50  # result.json's training metrics are means over the last 50 steps
 
@@ -89,7 +90,8 @@ class Trainer:
             return
         alone = distribution.num_workers(run.strategy) == 1
         with SignalGuard("saving, then stopping" if alone else "stopping, without saving") as guard:
-            callback = TrainingCallback(run, self._checkpointer, hooks, guard, first)
+            clock = input_clock(run, self._model)
+            callback = TrainingCallback(run, self._checkpointer, hooks, guard, first, clock)
             try:
                 self._model.fit(
                     run.distribute(lambda shard, size: make_dataset(first, shard, size)),
@@ -143,15 +145,17 @@ class TrainingCallback(keras.callbacks.Callback):
       hooks: `Hook`s, called in order.
       guard: A `SignalGuard`.
       step: Where the run stands.
+      clock: The `training.waiting.InputClock` of the model's steps, or None.
     """
 
     # Keeps `fit` from reading metrics at every step, for which the device would wait.
     _supports_tf_logs = True
 
-    def __init__(self, run, checkpointer, hooks, guard, step):
+    def __init__(self, run, checkpointer, hooks, guard, step, clock=None):
         super().__init__()
         self._run, self._checkpointer, self._hooks, self._guard = run, checkpointer, hooks, guard
         self._start = self._saved = self._timed = step
+        self._clock = clock
         self._logged = checkpointer.notes.get("logged", step)
         self._time = time.time()
         self._average = self._metrics = self._writer = self._progress = None
@@ -169,6 +173,7 @@ class TrainingCallback(keras.callbacks.Callback):
             for hook in self._hooks:
                 if hook.at_start:
                     hook.call(0, self._writer)
+                    self._run.startup.end("pictures")
         shown = [m.name for m in (self.model.accuracy_metric, *self.model.more_metrics)]
         self._progress = ProgressLog(self._run.config.train.steps, self._start, shown)
         self._time = time.time()
@@ -180,6 +185,12 @@ class TrainingCallback(keras.callbacks.Callback):
             self._metrics.write(self._checkpointer.notes["metrics"])
 
     def on_train_batch_end(self, batch, logs=None):
+        if self._clock is not None:
+            self._clock.end(batch + 1)
+        if "first step" not in self._run.startup.parts:
+            self.model.metrics[0].result().numpy()  # a device may still be at work
+            self._run.startup.end("first step")
+            self._run.startup.report()
         step = self._start + batch + 1
         train = self._run.config.train
         last = step == train.steps

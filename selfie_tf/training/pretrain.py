@@ -23,6 +23,7 @@ def pretrain(
     data_dir: str = "",
     download: bool = False,
     remote_data: bool = False,
+    began: float | None = None,
 ) -> dict:
     """Pretrains `config` in `workdir`, or resumes an earlier run of it.
 
@@ -31,6 +32,7 @@ def pretrain(
       workdir: The folder of this run alone; docs/GUIDE.md says what it holds afterwards.
       strategy: See `distribution.strategy.make_strategy`; by default the current one.
       data_dir, download, remote_data: See `data.make_source`.
+      began: When the command began, for the log; see `training.run.Run`.
 
     Returns:
       The contents of result.json.
@@ -41,7 +43,7 @@ def pretrain(
     """
     method = METHODS[config.method]
     config = take_network(config, workdir)
-    with Run(config, workdir, strategy or tf.distribute.get_strategy()) as run:
+    with Run(config, workdir, strategy or tf.distribute.get_strategy(), began) as run:
         if run.result is not None:
             leave_report(run, data_dir)
             return run.result

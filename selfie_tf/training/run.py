@@ -18,6 +18,7 @@ from selfie_tf.data.source import BatchShard
 from selfie_tf.distribution import strategy as distribution
 from selfie_tf.errors import UserError, first_line
 from selfie_tf.storage.workdir import WorkDir
+from selfie_tf.training.startup import StartUp
 
 REPORT = "report.html"
 _LOST_WORKER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
@@ -40,19 +41,24 @@ class Run:
       config: A `config.RunConfig`.
       workdir: The folder of this run alone; docs/GUIDE.md says what it holds.
       strategy: See `distribution.strategy.make_strategy`.
+      began: When the command began, in seconds since the epoch, if it made this run alone.
 
     Attributes:
       directory: The open `storage.workdir.WorkDir`.
       result: The contents of result.json if the run has finished, else None.
       source: Where images come from; see `use`.
       is_chief: Whether this process writes the work directory.
+      startup: The `training.startup.StartUp` of the run.
 
     Raises:
       UserError: On anything that the user can mend: a config that cannot work, a work directory of
         another run, a full disk, lost workers, too little memory.
     """
 
-    def __init__(self, config, workdir: str, strategy: tf.distribute.Strategy):
+    def __init__(self, config, workdir: str, strategy: tf.distribute.Strategy, began=None):
+        self.startup = StartUp(began)
+        if began is not None:
+            self.startup.end("imports")
         self.config, self.workdir, self.strategy = config, workdir, strategy
         self.is_chief = distribution.is_chief(strategy)
         self.directory = self.result = self.source = self._started = None
@@ -89,14 +95,12 @@ class Run:
         check_batch_size(self.config, source)
         self.source, self._started = source, time.time()
         self._check_workers_agree()
+        self.startup.end("data")
 
     def prepare(self) -> None:
         """Sets precision, seeds and determinism; call it before the model is built."""
         keras.mixed_precision.set_global_policy(self.config.train.precision)
-        keras.utils.set_random_seed(self.config.train.seed)
-        on_gpu = tf.config.list_logical_devices("GPU")
-        if not distribution.is_tpu(self.strategy) and not on_gpu:
-            tf.config.experimental.enable_op_determinism()
+        make_deterministic(self.config, self.strategy)
 
     def begin(self) -> None:
         """Ties the work directory to the config and the images.
@@ -108,6 +112,7 @@ class Run:
           UserError: If the run began with other images.
         """
         self.directory.begin(self.source.fingerprint)
+        self.startup.end("model")
 
     def finish(self, result: dict) -> dict:
         """Writes result.json: `result`, and what all runs record. Returns its contents."""
@@ -168,6 +173,18 @@ class Run:
             size = self.config.train.batch_size
             return f"out of memory ({line}); lower --config.train.batch_size={size}"
         return None
+
+
+def make_deterministic(config, strategy: tf.distribute.Strategy) -> bool:
+    """Sets the seeds, and on CPUs TensorFlow's op determinism, for good: returns whether it is on.
+
+    tf.data then runs all in one thread whose functions keep state, as those of folders do.
+    """
+    keras.utils.set_random_seed(config.train.seed)
+    if distribution.is_tpu(strategy) or tf.config.list_logical_devices("GPU"):
+        return False
+    tf.config.experimental.enable_op_determinism()
+    return True
 
 
 def distribute(config, strategy: tf.distribute.Strategy, make_dataset):
