@@ -25,7 +25,7 @@ from selfie_tf.methods import METHODS, read_config
 from selfie_tf.training.build import build_pretrainer, compile_model
 from selfie_tf.training.run import distribute
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 def scaling(config: PretrainConfig, seconds: float, virtual_devices: list, workers: list) -> dict:
@@ -75,7 +75,7 @@ def _measure(config, seconds, devices, workers):
     """Images/s of the step, from the first of `workers` processes."""
     task = json.dumps({"config": to_dict(config), "seconds": seconds, "devices": devices})
     # No GPUs: the CPU split into several replicas has none, so nothing else may have one.
-    environment = {**os.environ, "PYTHONPATH": _ROOT, "CUDA_VISIBLE_DEVICES": "-1"}
+    environment = {**os.environ, "PYTHONPATH": ROOT, "CUDA_VISIBLE_DEVICES": "-1"}
     environment.pop("TF_CONFIG", None)
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(workers)]}
     children, outputs = [], []
@@ -95,7 +95,11 @@ def _measure(config, seconds, devices, workers):
         texts = [[file.seek(0) or file.read() for file in pair] for pair in outputs]
         for child, (_, err) in zip(children, texts):
             if child.poll():
-                raise UserError(_reason(child.returncode, err.splitlines(), devices * workers))
+                raise UserError(
+                    failure(
+                        child.returncode, err.splitlines(), f"with {devices * workers} replica(s)"
+                    )
+                )
         rate, replicas = json.loads(texts[0][0].splitlines()[-1])
         if replicas != devices * workers:
             raise RuntimeError(f"{replicas} replicas, not {devices * workers}")
@@ -109,7 +113,14 @@ def _measure(config, seconds, devices, workers):
                 file.close()
 
 
-def _reason(code, lines, replicas):
+def failure(code: int, lines: list, when: str) -> str:
+    """Why a process failed: its own line, or what its end tells.
+
+    Args:
+      code: Its exit code.
+      lines: Its stderr.
+      when: What it was doing, for the beginning of the line.
+    """
     own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if own:
         return own[-1]
@@ -117,7 +128,7 @@ def _reason(code, lines, replicas):
         why = "killed, perhaps for lack of memory: give a smaller --batch_size"
     else:
         why = lines[-1] if lines else "and said nothing"
-    return f"with {replicas} replica(s), a process ended with code {code}: {why}"
+    return f"{when}, a process ended with code {code}: {why}"
 
 
 def free_ports(count: int) -> list:

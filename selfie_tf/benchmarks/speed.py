@@ -1,4 +1,4 @@
-"""Speed as ratios measured in one run: the train step against this machine's matrix products."""
+"""The speed of a config: its input by stages, its train step against matrix products, its start."""
 
 import statistics
 import time
@@ -6,15 +6,20 @@ import time
 import tensorflow as tf
 import tf_keras as keras
 
-from selfie_tf.config import FinetuneConfig, PretrainConfig
-from selfie_tf.data import check_batch_size, make_source
+from selfie_tf.benchmarks import first_steps
+from selfie_tf.benchmarks.profile import profile
+from selfie_tf.benchmarks.stages import images_per_second, stages, tensorflow_alone
+from selfie_tf.benchmarks.workload import Workload
+from selfie_tf.config import FinetuneConfig, RunConfig
 from selfie_tf.data.source import BatchShard, IndexedSource
 from selfie_tf.distribution import strategy as distribution
 from selfie_tf.methods import METHODS
 from selfie_tf.training.build import build_classifier, build_pretrainer, compile_model
 from selfie_tf.training.cost import gflop_per_image
+from selfie_tf.training.run import make_deterministic
 
 _MATMUL_SIDE = 4096
+_PRECISIONS = {"float32": tf.float32, "mixed_bfloat16": tf.bfloat16}
 
 
 def matmul_gflops(dtype: tf.DType, seconds: float) -> float:
@@ -26,43 +31,43 @@ def matmul_gflops(dtype: tf.DType, seconds: float) -> float:
     return 2 * _MATMUL_SIDE**3 / _seconds_per_call(lambda: multiply(a, b), seconds) / 1e9
 
 
-def benchmark(config: PretrainConfig, data_dir: str, seconds: float) -> dict:
-    """Measures input pipeline, train step and both together, in float32 and mixed_bfloat16.
+def benchmark(config: RunConfig, data_dir: str, seconds: float) -> dict:
+    """Measures the first steps, the input by stages, the train step, and input and step together.
+
+    As in training, op determinism is on without GPUs, and the model is trained in float32 and in
+    mixed_bfloat16.
 
     Args:
-      config: Its `train.batch_size` is the batch measured.
+      config: A config of pretraining or finetuning. Its `train.batch_size` is the batch measured.
       data_dir: See `data.make_source`.
-      seconds: Least duration of each measurement.
+      seconds: Least duration of the longer measurements; the others take a quarter of it.
 
     Returns:
-      A dict for JSON: images/s, GFLOP per image, GFLOP/s of matrix products, and ratios.
+      A dict for JSON: images/s, GFLOP per image, GFLOP/s of matrix products, seconds of the
+      start-up, memory, and ratios.
+
+    Raises:
+      UserError: If the config cannot be trained here.
     """
     strategy = distribution.make_strategy()
-    batch_size = config.train.batch_size
-    method = METHODS[config.method]
-    source = make_source(config.data, data_dir)
-    check_batch_size(config, source)
-    result = {
-        "hardware": distribution.describe(strategy),
-        "batch_size": batch_size,
-        "gflop_per_image": gflop_per_image(config),
-        "input_images_per_second": batch_size / _seconds_per_batch(config, source, seconds),
-    }
-    batch = next(iter(method.training_batches(source, config)))
-    for precision, dtype in (("float32", tf.float32), ("mixed_bfloat16", tf.bfloat16)):
+    workload = Workload(config, data_dir)
+    # Before this process takes memory from a GPU.
+    first = {name: first_steps.measure(config, name, data_dir) for name in _PRECISIONS}
+    result = _prepare(workload, strategy)
+    batch_size, gflop = result["batch_size"], result["gflop_per_image"]
+    result |= _input(workload, seconds)
+    batch = next(iter(workload.batches()))
+    for precision, dtype in _PRECISIONS.items():
         peak_before = matmul_gflops(dtype, seconds / 4)
-        keras.mixed_precision.set_global_policy(precision)
-        with strategy.scope():
-            step = _train_step(config, strategy, build_pretrainer(config))
-        # The loss is read, so that the device has finished.
-        step_seconds = _seconds_per_call(lambda step=step: step(batch)["loss"].numpy(), seconds)
-        batches = iter(method.training_batches(source, config))
+        step = _loss_of_step(workload, strategy, precision)
+        step_seconds = _seconds_per_call(lambda step=step: step(batch), seconds)
+        batches = iter(workload.batches())
         both_seconds = _seconds_per_call(
-            lambda step=step, batches=batches: step(next(batches))["loss"].numpy(), seconds
+            lambda step=step, batches=batches: step(next(batches)), seconds
         )
         # The machine's speed drifts; the step lies between these two.
         peak = (peak_before + matmul_gflops(dtype, seconds / 4)) / 2
-        achieved = result["gflop_per_image"] * batch_size / step_seconds
+        achieved = gflop * batch_size / step_seconds
         result[precision] = {
             "step_images_per_second": batch_size / step_seconds,
             "step_and_input_images_per_second": batch_size / both_seconds,
@@ -70,9 +75,68 @@ def benchmark(config: PretrainConfig, data_dir: str, seconds: float) -> dict:
             "matmul_gflops": peak,
             "step_to_matmul": achieved / peak,
             "input_to_step": result["input_images_per_second"] * step_seconds / batch_size,
+            **first[precision],
         }
     keras.mixed_precision.set_global_policy("float32")
     return result
+
+
+def profile_step(config: RunConfig, data_dir: str, folder: str) -> dict:
+    """Profiles train steps in the config's precision, without the input; see `profile.profile`.
+
+    Args:
+      config, data_dir: See `benchmark`.
+      folder: Where the trace for TensorBoard goes.
+    """
+    strategy = distribution.make_strategy()
+    workload = Workload(config, data_dir)
+    about = {**_prepare(workload, strategy), "precision": config.train.precision}
+    step = _loss_of_step(workload, strategy, config.train.precision)
+    try:
+        return profile(step, next(iter(workload.batches())), folder, about)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+
+
+def _prepare(workload, strategy):
+    """Makes this process deterministic as training is, and says what is measured."""
+    config = workload.config
+    return {
+        "hardware": distribution.describe(strategy),
+        "op_determinism": make_deterministic(config, strategy),
+        "batch_size": config.train.batch_size,
+        "gflop_per_image": gflop_per_image(config, workload.num_classes),
+    }
+
+
+def _input(workload, seconds):
+    """Images/s of the input's stages, of TensorFlow alone, and their ratios."""
+    size = workload.config.train.batch_size
+    found = {
+        name: images_per_second(batches, size, seconds if name == "batch" else seconds / 4)
+        for name, batches in stages(workload).items()
+    }
+    result = {
+        "input_images_per_second": found["batch"],
+        "input_images_per_second_up_to": found,
+    }
+    alone = {
+        name: images_per_second(batches, size, seconds / 4)
+        for name, batches in tensorflow_alone(workload).items()
+    }
+    if alone:
+        result["tensorflow_images_per_second"] = alone
+        result["decode_to_tensorflow"] = found["decode"] / alone["decode"]
+        result["input_to_tensorflow"] = found["batch"] / alone["decode_crop_resize"]
+    return result
+
+
+def _loss_of_step(workload, strategy, precision):
+    """A train step as a function from a batch to its loss, which is read: the device has ended."""
+    keras.mixed_precision.set_global_policy(precision)
+    with strategy.scope():
+        step = _train_step(strategy, workload.build())
+    return lambda batch: step(batch)["loss"].numpy()
 
 
 def step_seconds(config, batch_size: int, seconds: float, num_classes: int = 10) -> float:
@@ -101,31 +165,19 @@ def step_seconds(config, batch_size: int, seconds: float, num_classes: int = 10)
             source, shard = IndexedSource(images, images), BatchShard(batch_size)
             method = METHODS[config.method]
             batch = next(iter(method.training_batches(source, config, shard=shard)))
-        step = _train_step(config, strategy, model)
+        compile_model(config, model, 1)
+        step = _train_step(strategy, model)
         return _seconds_per_call(lambda: step(batch)["loss"].numpy(), seconds)
     finally:
         keras.mixed_precision.set_global_policy(policy)
 
 
-def _train_step(config, strategy, model):
-    compile_model(config, model, 1)
-
+def _train_step(strategy, model):
     @tf.function
     def step(batch):
         return strategy.run(model.train_step, args=(batch,))
 
     return step
-
-
-def _seconds_per_batch(config, source, seconds):
-    iterator = iter(METHODS[config.method].training_batches(source, config))
-    next(iterator)  # the shuffle buffer is filled
-    count, start = 0, time.perf_counter()
-    # Many batches in a row and their mean, not a median: a few are always ready beforehand.
-    while time.perf_counter() - start < seconds or count < 20:
-        next(iterator)
-        count += 1
-    return (time.perf_counter() - start) / count
 
 
 def _seconds_per_call(function, seconds):

@@ -34,6 +34,14 @@ def training_batches(
       `PatchFormerPretrainer.call`.
     """
     shard = shard or BatchShard(config.train.batch_size)
+    inputs = training_inputs(source, config, make_input, make_views, start_step, shard)
+    return _batch(inputs, batch_size or shard.count)
+
+
+def training_inputs(
+    source, config, make_input, make_views, start_step: int, shard: BatchShard
+) -> tf.data.Dataset:
+    """Makes what `training_batches` puts into batches: a dict per image."""
     seed = config.train.seed
 
     def cut(position, image, _):
@@ -44,7 +52,7 @@ def training_batches(
         return {**make_input(image, config, stream + [0, 1], training=True), **views}
 
     images = source.train_images(seed, start_step, shard)
-    return _batch(images.map(cut, num_parallel_calls=tf.data.AUTOTUNE), batch_size or shard.count)
+    return images.map(cut, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def held_out_batches(
@@ -90,6 +98,12 @@ def labelled_batches(
       A dataset of (images uint8 `[b, S, S, 3]`, labels int64 `[b]`).
     """
     shard = shard or BatchShard(config.train.batch_size)
+    images = labelled_inputs(source, config, start_step, shard)
+    return _batch(images, batch_size or shard.count)
+
+
+def labelled_inputs(source, config, start_step: int, shard: BatchShard) -> tf.data.Dataset:
+    """Makes what `labelled_batches` puts into batches: an image and its label."""
     seed = config.train.seed
 
     def augment(position, image, label):
@@ -100,8 +114,7 @@ def labelled_batches(
         return image, label
 
     images = source.train_images(seed, start_step, shard)
-    images = images.map(augment, num_parallel_calls=tf.data.AUTOTUNE)
-    return _batch(images, batch_size or shard.count)
+    return images.map(augment, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def evaluation_batches(source, config, shard: BatchShard, batch_size: int = 0) -> tf.data.Dataset:

@@ -379,7 +379,8 @@ def test_a_missing_workdir_flag(command):
         (["benchmark", "--config=quickstart", "--seconds=nan"], "--seconds=nan"),
         (["benchmark", "--config=quickstart", "--batch_size=0"], "train.batch_size=0"),
         (["benchmark", "--config=quickstart", "--workers=1,two"], "--workers=1,two: expected"),
-        (["benchmark", "--config=finetune_quickstart"], "is a finetuning config"),
+        (["benchmark", "--config=finetune_quickstart", "--workers=2"], "is a finetuning config"),
+        (["benchmark", "--config=quickstart", "--compare=/no/such.json"], "--compare=/no/such"),
     ],
 )
 def test_mistakes_in_other_commands(argv, expected):
