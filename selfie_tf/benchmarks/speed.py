@@ -111,10 +111,12 @@ def _prepare(workload, strategy):
 
 def _input(workload, seconds):
     """Images/s of the input's stages, of TensorFlow alone, and their ratios."""
-    size = workload.config.train.batch_size
+    size, datasets = workload.config.train.batch_size, stages(workload)
+    if "decode" in datasets:  # the headers of a folder's files are looked at once, not per epoch
+        images_per_second(datasets["decode"], size, seconds / 4)
     found = {
         name: images_per_second(batches, size, seconds if name == "batch" else seconds / 4)
-        for name, batches in stages(workload).items()
+        for name, batches in datasets.items()
     }
     result = {
         "input_images_per_second": found["batch"],
