@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import re
 import time
 
 import numpy as np
@@ -185,6 +186,11 @@ def whole(kind, shared):
 def test_a_run_reports_its_progress_and_its_end(kind, whole):
     out = (whole / "stdout.txt").read_text()
     assert f"step {STEPS}/{STEPS}" in out and "finished" in out and kind.chance in out
+    (line,) = re.findall(r"first step done after ([\d.]+) s: (.*)", out)
+    parts = re.findall(r"([a-z ]+) ([\d.]+)", line[1])
+    names = [name.strip() for name, _ in parts]
+    assert names == ["imports", "data", "model", "pictures", "first step"]
+    assert sum(float(seconds) for _, seconds in parts) == pytest.approx(float(line[0]), abs=0.3)
 
 
 def test_a_killed_process_is_resumed_with_the_same_bits(kind, whole, tmp_path):

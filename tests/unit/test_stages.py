@@ -56,13 +56,14 @@ def test_records_have_no_list(tiny_config, finetuning):
     names = ["read", "decode", "augment", "cut", "batch"]
     found = stages(Workload(tiny_config, CIFAR))
     assert list(found) == names
-    for batches in found.values():
-        next(iter(batches))
+    first = {name: next(iter(batches)) for name, batches in found.items()}
+    lengths, pixels = first["read"].numpy(), first["decode"].numpy()  # plus positions and labels
+    assert min(lengths) > 300 > max(pixels)
     finetuning.data.labels_per_class = 2  # held in memory, and so read by number
     finetuning.train.batch_size = 4
     found = stages(Workload(finetuning, CIFAR))
     assert list(found) == ["list", "read", "decode", "augment", "batch"]
-    next(iter(found["read"]))
+    assert min(next(iter(found["read"])).numpy()) > 300
 
 
 def test_what_the_stages_yield(tiny_config, tmp_path):
