@@ -117,7 +117,7 @@ def test_a_profile(tmp_path):
         assert shares == sorted(shares, reverse=True)
         milliseconds = sum(row["milliseconds_per_step"] for row in operations.values())
         assert milliseconds == pytest.approx(1000 * found["operation_seconds_per_step"])
-        assert operations["MatMul"]["count_per_step"] >= 1
+        assert any("MatMul" in kind for kind in operations)  # oneDNN has names of its own
     assert len(list((tmp_path / "trace").glob("**/*.xplane.pb"))) == 2
 
 
