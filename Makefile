@@ -57,6 +57,7 @@ quickstart: $(VENV)/.installed
 	@echo "Look at"
 	@echo "  $(RUNS)/comparison.png                  training loss, test loss, test accuracy"
 	@echo "  $(RUNS)/pretrained/figures/jigsaw.png   hidden patches, where the model puts them"
+	@echo "  $(RUNS)/finetuned/report.html           the classifier on one page, with its surest mistakes"
 	@echo "  $(RUNS)/export/README.md                the classifier as a SavedModel, and its card"
 	@echo "Next, your own images:"
 	@echo "  $(BIN)/python bin/pretrain.py --config=configs/quickstart.py \\"
