@@ -276,6 +276,7 @@ def log_to(stream: typing.TextIO) -> collections.abc.Iterator[None]:
         logging.getLogger(): logging.INFO,
         logging.getLogger("tensorflow"): logging.WARNING,
         logging.getLogger("absl"): logging.ERROR,
+        logging.getLogger("tf2onnx"): logging.WARNING,
     }
     levels = {logger: logger.level for logger in loggers}
     root = logging.getLogger()

@@ -1,7 +1,11 @@
 """Writes a run as a SavedModel, to serve or to finetune: features, or a classifier.
 
+With --format also as ONNX (model.onnx) and for TensorFlow Lite (model.tflite), compared with the
+SavedModel.
+
     selfie-tf export --workdir=runs/quickstart/finetuned --output=exports/classifier
     selfie-tf export --workdir=runs/quickstart/pretrained --output=exports/features
+    selfie-tf export --workdir=runs/mine --output=exports/mine --format=savedmodel,onnx,tflite
 
 The folder holds a model card, README.md, that says how to use it.
 """
@@ -20,6 +24,13 @@ def define(values: flags.FlagValues) -> None:
         "workdir", "", "Folder of a pretraining or finetuning run (required).", flag_values=values
     )
     flags.DEFINE_string("output", "", "Folder to create (required).", flag_values=values)
+    flags.DEFINE_list(
+        "format",
+        "savedmodel",
+        "savedmodel, onnx, tflite, with commas between. The SavedModel is always written; the "
+        "others are made from it.",
+        flag_values=values,
+    )
 
 
 def run(arguments: Arguments) -> None:
@@ -29,7 +40,7 @@ def run(arguments: Arguments) -> None:
         raise UserError("--output is missing: give a folder to create, as in --output=exports/mine")
     from selfie_tf.evaluation.export import export
 
-    export(os.path.expanduser(values.workdir), os.path.expanduser(values.output))
+    export(os.path.expanduser(values.workdir), os.path.expanduser(values.output), values.format)
 
 
 COMMAND = Command("export", __doc__, define, run)

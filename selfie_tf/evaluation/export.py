@@ -6,24 +6,28 @@ import tensorflow as tf
 
 from selfie_tf.config import flatten, to_dict
 from selfie_tf.errors import UserError
-from selfie_tf.storage import saved_model
+from selfie_tf.storage import conversion, saved_model
 from selfie_tf.storage.files import read_json
 from selfie_tf.training.build import num_weights
 from selfie_tf.training.load import is_finetuning, load_finetuning_run, load_pretraining_run
 from selfie_tf.training.run import versions
 
 
-def export(workdir: str, output: str) -> None:
+def export(workdir: str, output: str, formats=()) -> None:
     """Writes the features of a pretraining run, or the classifier of a finetuning run.
 
     Args:
       workdir: The work directory of the run, finished or not.
       output: Folder to make.
+      formats: "onnx", "tflite" or both, to be written beside the SavedModel.
 
     Raises:
-      UserError: See `training.load.load_pretraining_run` and `saved_model.write`.
+      UserError: See `training.load.load_pretraining_run`, `saved_model.write` and
+        `conversion.check`.
     """
     saved_model.check_output(output)
+    conversion.check(formats)
+    formats = [name for name in dict.fromkeys(formats) if name != "savedmodel"]
     if saved_model.read_info(workdir) is not None:
         raise UserError(f"--workdir={workdir} is an export already; copy it")
     classifier = is_finetuning(workdir)
@@ -36,6 +40,8 @@ def export(workdir: str, output: str) -> None:
         return model.image_features(images, training=training)
 
     command = f"selfie-tf export --workdir={workdir} --output={output}"
+    if formats:
+        command += f" --format=savedmodel,{','.join(formats)}"
     info = {
         "kind": "classifier" if classifier else "features",
         "origin": run.origin,
@@ -47,20 +53,46 @@ def export(workdir: str, output: str) -> None:
         "versions": versions(),
     }
 
-    def card(digests):
-        return _card(info, run, function, digests)
+    def card(digests, differences):
+        return _card(info, run, function, digests, differences)
 
     size = config.data.image_size
     layer = model if classifier else model.feature_layer
-    saved_model.write(output, model, layer, function, size, run.class_names, info, card)
+    saved_model.write(output, model, layer, function, size, run.class_names, info, card, formats)
     logging.info("exported %s to %s", run.origin, output)
+
+
+_FORMATS = {
+    "onnx": (
+        "## Use with ONNX Runtime",
+        "",
+        "```python",
+        "import onnxruntime  # TensorFlow is not needed",
+        "session = onnxruntime.InferenceSession(f'{PATH}/model.onnx')",
+        "names = [output.name for output in session.get_outputs()]",
+        "outputs = dict(zip(names, session.run(None, {'images': images})))",
+        "```",
+    ),
+    "tflite": (
+        "## Use with TensorFlow Lite",
+        "",
+        "```python",
+        "import tensorflow as tf",
+        "interpreter = tf.lite.Interpreter(f'{PATH}/model.tflite')",
+        "outputs = interpreter.get_signature_runner()(images=images)",
+        "```",
+        "",
+        "Without TensorFlow: `pip install ai-edge-litert`, and take `Interpreter` from "
+        "`ai_edge_litert.interpreter`. The file needs built-in operations alone.",
+    ),
+}
 
 
 def _is_patchformer(config):
     return "patchformer" in (getattr(config, "method", ""), getattr(config.model, "head", ""))
 
 
-def _card(info, run, function, digests):
+def _card(info, run, function, digests, differences):
     config, size = run.config, run.config.data.image_size
     classifier = info["kind"] == "classifier"
     dim = function(tf.zeros([1, size, size, 3], tf.uint8), False).shape[-1]
@@ -104,6 +136,15 @@ def _card(info, run, function, digests):
         + ("." if classifier else ", or `selfie-tf finetune --config.init_from=PATH`."),
         "",
     ]
+    for name, difference in differences.items():
+        lines += [
+            *_FORMATS[name],
+            "",
+            "Input (uint8, any number of images) and outputs are those of `serving_default`. On "
+            f"random images, outputs differed from the SavedModel's by {difference:.1e} of their "
+            "largest value.",
+            "",
+        ]
     if classifier:
         lines += [
             "## Classes",

@@ -15,6 +15,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from selfie_tf.errors import UserError, first_line
+from selfie_tf.storage import conversion
 from selfie_tf.storage.files import sha256, write_atomically
 
 _INFO = "selfie_tf.json"
@@ -29,6 +30,7 @@ def write(
     class_names,
     info: dict,
     card,
+    formats=(),
 ) -> None:
     """Writes an export; it appears whole or not at all.
 
@@ -41,10 +43,12 @@ def write(
       image_size: S.
       class_names: K strings; none for features.
       info: JSON values to keep with it, `step` among them; see `read_info`.
-      card: ({file: sha256}) -> text of its README.md.
+      card: ({file: sha256}, {format: difference}) -> text of its README.md.
+      formats: Those beside the SavedModel. See `conversion.add`, also for the differences.
 
     Raises:
-      UserError: If there is something at `path`, or it cannot be written.
+      UserError: If there is something at `path`, if it cannot be written, or not in
+        one of the formats.
     """
     check_output(path)
     path = path.rstrip("/")
@@ -61,8 +65,9 @@ def write(
         seen = {variable.ref() for variable in used}
         root.other_variables = [v for v in _weights(model) if v.ref() not in seen]
         tf.saved_model.save(root, temporary, signatures=root.signatures_to_save)
+        differences = {name: conversion.add(temporary, name) for name in formats}
         with open(os.path.join(temporary, "README.md"), "w") as file:
-            file.write(card(_digests(temporary)))
+            file.write(card(_digests(temporary), differences))
         info = {
             **info,
             "class_names": list(class_names),
