@@ -1,5 +1,6 @@
 """Exports as ONNX and for TensorFlow Lite: what they hold, and how making them fails."""
 
+import functools
 import importlib.util
 import os
 import re
@@ -32,6 +33,7 @@ MISSING = [
     name for name in ("onnx", "onnxruntime", "tf2onnx") if not importlib.util.find_spec(name)
 ]
 NEEDS_ONNX = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+KINDS = ["features", "classifier", "patchformer_classifier"]
 FORMATS = [pytest.param("onnx", marks=NEEDS_ONNX), "tflite"]
 
 # tf.lite.Interpreter, whose successor is a package of its own.
@@ -50,25 +52,28 @@ def workdir(shared):
 
 @pytest.fixture(scope="module")
 def exports(workdir, shared, tmp_path_factory):
-    """{kind: export in all formats that can be made here}."""
-    root, patchformer = tmp_path_factory.mktemp("exports"), shared(TINY_PATCHFORMER)
-    attention = "--config.model.head=resnet36_attention"
-    flags = [*TINY_FINETUNE_PATCHFORMER, f"--config.init_from={patchformer}"]
-    runs = {
-        "features": workdir,
-        "classifier": shared(
-            [*TINY_FINETUNE, attention, f"--config.init_from={workdir}"], "finetune"
-        ),
-        "patchformer_classifier": shared(flags, "finetune"),
-    }
-    formats = "tflite" if MISSING else "savedmodel,onnx,tflite"
-    for kind, path in runs.items():
-        out = succeeds(
-            "export", f"--workdir={path}", f"--output={root}/{kind}", f"--format={formats}"
-        )
+    """kind -> its export in all formats that can be made here; made once."""
+    root = tmp_path_factory.mktemp("exports")
+
+    def finetuned(flags, pretrained):
+        return shared([*flags, f"--config.init_from={pretrained}"], "finetune")
+
+    @functools.cache
+    def make(kind):
+        if kind == "features":
+            path = workdir
+        elif kind == "classifier":
+            path = finetuned([*TINY_FINETUNE, "--config.model.head=resnet36_attention"], workdir)
+        else:
+            path = finetuned(TINY_FINETUNE_PATCHFORMER, shared(TINY_PATCHFORMER))
+        formats = "tflite" if MISSING else "savedmodel,onnx,tflite"
+        flags = [f"--workdir={path}", f"--output={root}/{kind}", f"--format={formats}"]
+        out = succeeds("export", *flags)
         assert re.search(r"^model.tflite: 0.\d MB, differs from the SavedModel by \S+$", out, re.M)
         assert "Optimizing" not in out  # tf2onnx's own messages
-    return {kind: root / kind for kind in runs}
+        return root / kind
+
+    return make
 
 
 def run_card(export, name, images):
@@ -80,14 +85,14 @@ def run_card(export, name, images):
     return variables["outputs"]
 
 
-@pytest.mark.parametrize("kind", ["features", "classifier", "patchformer_classifier"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_lines_of_the_card_give_what_the_savedmodel_gives(name, kind, exports, images):
-    model = tf.saved_model.load(str(exports[kind]))
+    model = tf.saved_model.load(str(exports(kind)))
     run = {"onnx": "onnxruntime", "tflite": "tf.lite"}[name]
     for batch in (images[:1], images):
         expected = model.signatures["serving_default"](images=tf.constant(batch))
-        found = run_card(exports[kind], run, batch)
+        found = run_card(exports(kind), run, batch)
         keys = {"features"} if kind == "features" else {"logits", "probabilities", "class"}
         assert set(found) == set(expected) == keys
         for key in keys - {"class"}:
@@ -102,33 +107,33 @@ def test_the_lines_of_the_card_give_what_the_savedmodel_gives(name, kind, export
             assert names == [x.decode() for x in expected["class"].numpy()]
 
 
-def test_a_tflite_file_takes_any_number_of_bytes_images_by_built_in_operations(exports):
-    for export in exports.values():
-        content = (export / "model.tflite").read_bytes()
-        (image,) = tf.lite.Interpreter(model_content=content).get_input_details()
-        assert image["dtype"] is np.uint8
-        assert image["shape_signature"].tolist() == [-1, 16, 16, 3]
-        assert b"Flex" not in content
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tflite_file_takes_any_number_of_bytes_images_by_built_in_operations(kind, exports):
+    content = (exports(kind) / "model.tflite").read_bytes()
+    (image,) = tf.lite.Interpreter(model_content=content).get_input_details()
+    assert image["dtype"] is np.uint8
+    assert image["shape_signature"].tolist() == [-1, 16, 16, 3]
+    assert b"Flex" not in content
 
 
 @NEEDS_ONNX
-def test_an_onnx_file_takes_any_number_of_bytes_images_by_standard_operations(exports):
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_onnx_file_takes_any_number_of_bytes_images_by_standard_operations(kind, exports):
     import onnx
 
-    for export in exports.values():
-        model = onnx.load(str(export / "model.onnx"))
-        onnx.checker.check_model(model, full_check=True)
-        assert {node.domain for node in model.graph.node} == {""}
-        (image,) = model.graph.input
-        dims = image.type.tensor_type.shape.dim
-        assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
-        assert dims[0].dim_param == "batch" and [d.dim_value for d in dims[1:]] == [16, 16, 3]
-        for output in model.graph.output:
-            assert output.type.tensor_type.shape.dim[0].dim_param == "batch"
+    model = onnx.load(str(exports(kind) / "model.onnx"))
+    onnx.checker.check_model(model, full_check=True)
+    assert {node.domain for node in model.graph.node} == {""}
+    (image,) = model.graph.input
+    dims = image.type.tensor_type.shape.dim
+    assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert dims[0].dim_param == "batch" and [d.dim_value for d in dims[1:]] == [16, 16, 3]
+    for output in model.graph.output:
+        assert output.type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
 def test_an_export_with_more_formats_is_an_export(exports):
-    export = exports["classifier"]
+    export = exports("classifier")
     assert load_finetuned(str(export)).head.built
     files = saved_model.read_info(str(export))["sha256"]
     card = (export / "README.md").read_text()
@@ -172,7 +177,7 @@ def test_a_file_that_computes_something_else_is_refused(wrong, said, exports, mo
 
     monkeypatch.setitem(conversion._RUNNERS, "tflite", run_badly)
     with pytest.raises(UserError, match=f"--format=tflite: outputs differ .* by {said} of"):
-        conversion.add(str(exports["features"]), "tflite")
+        conversion.add(str(exports("features")), "tflite")
 
 
 def test_a_signal_ends_a_conversion_as_a_signal(exports, monkeypatch):
@@ -181,7 +186,7 @@ def test_a_signal_ends_a_conversion_as_a_signal(exports, monkeypatch):
 
     monkeypatch.setitem(conversion._CONVERTERS, "tflite", convert)
     with pytest.raises(Interrupted):
-        conversion.add(str(exports["features"]), "tflite")
+        conversion.add(str(exports("features")), "tflite")
 
 
 def test_a_missing_extra_is_named_before_any_work(workdir, tmp_path, monkeypatch):
@@ -210,11 +215,12 @@ def test_the_guides_way_to_serve(exports, rng, tmp_path, monkeypatch):
     photo = np.asarray(Image.open("photo.jpg"))
     expected = resize_and_center(tf.constant(photo), 16).numpy()[None]
     assert found.shape == (1, 16, 16, 3) and found.dtype == np.uint8
-    assert np.abs(found.astype(int) - expected).max() <= 2 < np.ptp(expected)
+    assert np.abs(found.astype(int) - expected).max() <= 5 < np.ptp(expected)
     command = re.search(r"^saved_model_cli (run .*?)^```", section, re.S | re.M)[1]
-    words = shlex.split(command.replace("exports/classifier", str(exports["classifier"])))
+    command = command.replace("exports/classifier", str(exports("classifier")))
+    words = shlex.split(command.replace("\\\n", " "))
     script = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli", *words]
     done = subprocess.run(script, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    predicted = np.argmax(load_finetuned(str(exports["classifier"]))(found, training=False))
+    predicted = np.argmax(load_finetuned(str(exports("classifier")))(found, training=False))
     assert f"output key class:\n[b'{synthetic.CLASS_NAMES[predicted]}']" in done.stdout
