@@ -1,6 +1,5 @@
 """A folder of images to a TensorFlow Datasets dataset, resumable: what `selfie-tf prepare` does."""
 
-import concurrent.futures
 import contextlib
 import csv
 import hashlib
@@ -8,21 +7,16 @@ import io
 import json
 import logging
 import math
-import multiprocessing
-import multiprocessing.connection
 import os
 import re
-import signal
-import threading
-import time
 
 import tensorflow as tf
 
 from selfie_tf.data.folder import FolderSource
 from selfie_tf.data.labels import label_source
 from selfie_tf.data.prepared import INDEX, NOTES, PLAN, VERSION
-from selfie_tf.data.shards import Encoding, Shard, features, finished_note, write_shard
-from selfie_tf.data.source import allowed
+from selfie_tf.data.shard_writers import write_shards
+from selfie_tf.data.shards import Encoding, Shard, features
 from selfie_tf.errors import UserError, first_line
 from selfie_tf.storage.files import read_json, write_atomically
 from selfie_tf.storage.lock import lock
@@ -30,7 +24,6 @@ from selfie_tf.storage.lock import lock
 _FINISHED = "dataset_info.json"  # TFDS reads no dataset without it
 _REJECTED = "rejected.csv"
 _LOCKS = (".lock", ".owner")
-_LOG_SECONDS = 30
 
 
 def prepare(
@@ -76,7 +69,7 @@ def prepare(
         if not tf.io.gfile.exists(os.path.join(path, _FINISHED)):
             _remove_leftovers(path)
             write_atomically(os.path.join(path, PLAN), json.dumps(plan, indent=2) + "\n")
-            notes = _write_shards(shards, processes, data.corrupt_budget)
+            notes = write_shards(shards, processes, data.corrupt_budget)
             _check_unchanged(data, source, folder)
             _finish(path, name, shards, notes, source.class_names)
         else:
@@ -212,90 +205,6 @@ def _remove_leftovers(path):
 def _remove(folder):
     if tf.io.gfile.isdir(folder):
         tf.io.gfile.rmtree(folder)
-
-
-# Writing
-
-
-def _write_shards(shards, processes, budget):
-    """Writes the shards that are not there yet; returns {path: note} of all."""
-    jobs = [shard for part in shards.values() for shard in part]
-    total = sum(len(shard.images) for shard in jobs)
-    notes = {shard.path: finished_note(shard) for shard in jobs}
-    missing = [shard for shard in jobs if notes[shard.path] is None]
-    if len(missing) < len(jobs):
-        logging.info("resuming: %d of %d files are there", len(jobs) - len(missing), len(jobs))
-    rejected, done = {}, sum(len(note["offsets"]) for note in notes.values() if note)
-    logged = time.monotonic()
-    for shard, note in _each(missing, processes):
-        notes[shard.path] = note
-        done += len(note["offsets"])
-        for image, reason in note["rejected"].items():
-            logging.warning("left out unreadable image %s (%s)", image, reason)
-            rejected[image] = reason
-        if len(rejected) > allowed(budget, total):
-            image, reason = next(reversed(rejected.items()))
-            raise UserError(
-                f"{len(rejected)} of {total} images are unreadable, more than "
-                f"data.corrupt_budget={budget:g} allows; the last one: "
-                f"{os.path.join(shard.folder, image)} ({reason}); repair or remove it, or raise "
-                "--config.data.corrupt_budget"
-            )
-        if time.monotonic() > logged + _LOG_SECONDS:
-            logging.info("%d of %d images", done, total)
-            logged = time.monotonic()
-    for split, part in shards.items():
-        if all(notes[shard.path]["bytes"] == 0 for shard in part):
-            raise UserError(f"none of the {split} images is readable; repair some")
-    return notes
-
-
-def _each(shards, processes):
-    """Yields (shard, note) of each, as they are finished."""
-    if processes == 1 or len(shards) < 2:
-        yield from ((shard, write_shard(shard)) for shard in shards)
-        return
-    spawning = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
-    stop = spawning.Event()
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(processes, len(shards)), spawning, _start_worker, (stop,)
-    )
-    try:
-        futures = {pool.submit(_work, shard): shard for shard in shards}
-        for future in concurrent.futures.as_completed(futures):
-            yield futures[future], future.result()
-    except concurrent.futures.process.BrokenProcessPool as error:
-        raise UserError(
-            "a process that encodes images was killed, perhaps for want of memory; give the same "
-            "command again, with fewer --processes"
-        ) from error
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-
-
-_stop = None
-
-
-def _start_worker(stop):
-    global _stop
-    _stop = stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    tf.config.set_visible_devices([], "GPU")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent():
-    """Ends this process when its parent is killed: another prepare may be writing by then."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
-
-
-def _work(shard):
-    try:
-        return write_shard(shard, _stop.is_set)
-    except KeyboardInterrupt:
-        return None  # nobody asks any more
 
 
 # The end

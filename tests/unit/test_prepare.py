@@ -14,7 +14,7 @@ from etils import epath
 from PIL import Image
 
 from selfie_tf.config import FinetuneConfig
-from selfie_tf.data import make_source, prepare, shards
+from selfie_tf.data import make_source, prepare, shard_writers, shards
 from selfie_tf.data.decode import decode_jpeg
 from selfie_tf.data.prepared import PreparedSource
 from selfie_tf.data.source import BatchShard
@@ -411,7 +411,7 @@ def test_an_output_of_something_else(folder, tmp_path):
 
 @pytest.mark.parametrize("change", ["new", "gone"])
 def test_a_folder_that_changes_while_it_is_prepared(change, folder, tmp_path, monkeypatch):
-    write = prepare.write_shard
+    write = shard_writers.write_shard
 
     def writing(shard, *args):
         if change == "new" and not (folder / "cat" / "new.jpg").exists():
@@ -420,7 +420,7 @@ def test_a_folder_that_changes_while_it_is_prepared(change, folder, tmp_path, mo
             (folder / "cat" / "30.jpg").unlink(missing_ok=True)
         return write(shard, *args)
 
-    monkeypatch.setattr(prepare, "write_shard", writing)
+    monkeypatch.setattr(shard_writers, "write_shard", writing)
     line = run(folder, tmp_path / "out", command=fails)
     name, counts = {
         "new": ("cat/new.jpg", "1 new images, 0 gone"),
