@@ -80,7 +80,8 @@ def test_the_wheel_holds_all_modules_and_configs_and_nothing_else(wheel):
             place = os.path.normpath(
                 os.path.join(prefix, os.path.relpath(folder, os.path.join(ROOT, top)))
             )
-            expected |= {os.path.join(place, name) for name in names if name.endswith(".py")}
+            kinds = (".py", ".html", ".js")
+            expected |= {os.path.join(place, name) for name in names if name.endswith(kinds)}
     with zipfile.ZipFile(wheel) as file:
         found = {name for name in file.namelist() if ".dist-info/" not in name}
     assert found == expected

@@ -347,8 +347,8 @@ def test_ctrl_c_ends_it(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return decode(content)
 
-    decode = survey.decode_image
-    monkeypatch.setattr(survey, "decode_image", interrupt)
+    decode = survey.to_rgb
+    monkeypatch.setattr(survey, "to_rgb", interrupt)
     assert fails("inspect", tmp_path / "images", "--output=out", code=130) == "error: interrupted"
     assert next(count) < 600 and os.listdir("out") == []
 
