@@ -3,6 +3,7 @@
 A new kind of source is one module with an `open_source`, and two lines here: see CONTRIBUTING.md.
 """
 
+import math
 import os
 
 from selfie_tf.data import folder, synthetic, tfds
@@ -44,8 +45,11 @@ def make_source(data, data_dir: str = "", download: bool = False, remote: bool =
 
 def check_batch_size(config, source) -> None:
     """Raises UserError if `source` has fewer training images than one batch of `config`."""
-    if source.num_train < config.train.batch_size:
+    size = config.train.batch_size
+    if source.num_train < size:
+        smaller = 2 ** int(math.log2(max(source.num_train, 1)))
         raise UserError(
-            f"data.name={config.data.name} has {source.num_train} training images, fewer than one "
-            f"batch: lower --config.train.batch_size={config.train.batch_size}"
+            f"data.name={config.data.name}: there are {source.num_train} images to train on, fewer "
+            f"than one batch of {size}; give a smaller batch, as in "
+            f"--config.train.batch_size={smaller}"
         )

@@ -1,5 +1,6 @@
 """Labels of a folder's images from lists, the CSV files data.labels and data.test_labels."""
 
+import collections
 import csv
 import hashlib
 import io
@@ -54,7 +55,7 @@ def label_source(source, data, folder: str):
             f"{', '.join(map(repr, names))}; at least two classes are needed"
         )
     if data.validation_fraction:
-        _check_pairs(train, where, data.validation_fraction)
+        _check_pairs(train, test, where, data.validation_fraction)
     elif not test:
         raise UserError(
             f"{where}: none of its {len(train)} images is one that data.name={data.name} holds out "
@@ -207,14 +208,16 @@ def _take_out(train, test, where, where_test, ids):
         logging.info("%s: %d images are test images, not trained on", where, len(both))
 
 
-def _check_pairs(train, where, fraction):
+def _check_pairs(train, test, where, fraction):
     """Checks that every class can be divided into images to train and to evaluate on."""
-    lines = {}
+    lines, held_out = {}, collections.Counter(label for label, _ in test.values())
     for label, line in train.values():
         lines.setdefault(label, []).append(line)
     for label, found in lines.items():
         if len(found) == 1:
+            others = held_out[label]
+            more = f" ({others} more {'is' if others == 1 else 'are'} held out)" if others else ""
             raise UserError(
-                f"{where}, line {found[0]}: the only image of class {label!r} to train on; "
-                f"data.validation_fraction={fraction:g} needs at least two"
+                f"{where}, line {found[0]}: the only image of class {label!r} to train on{more}; "
+                f"data.validation_fraction={fraction:g} needs at least two: label more of them"
             )

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import os
 
 import numpy as np
@@ -134,6 +135,14 @@ def labelled_source(source, data) -> tuple:
             ids[chosen], labels[chosen], names, data.validation_fraction, data.subset_seed
         )
         train, tune = (chosen[part] for part in parts)
+        logging.info(
+            "data.validation_fraction=%g: %d of the %d labelled images are evaluated on, and not "
+            "trained on; the %d test images are not used",
+            data.validation_fraction,
+            len(tune),
+            len(chosen),
+            source.num_held_out,
+        )
     subset = {
         **about,
         "images": len(chosen),

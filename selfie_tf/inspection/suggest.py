@@ -50,18 +50,16 @@ def suggest(seen: list, train: int, given: dict, load_config, gpu: bool) -> Sugg
     """
     readable = [image for image in seen if not image.error]
     side = int(np.median([min(image.width, image.height) for image in readable]))
-    values, reasons = {"data.name": given["data.name"]}, {}
+    values = {"data.name": given["data.name"]}
     words = f"the median of the shorter sides is {side} pixels"
     if given["data.name"].startswith("builtin:"):
         name, words = "quickstart", "it goes with the built-in images"
-    elif side >= 160:
-        name = "selfie_imagenet224"
     else:
-        name = "selfie_cifar10"
-        if side >= 64:
-            values |= {"data.image_size": 64, "patches.size": 16}
-            reasons["data.image_size"] = words
-    reasons["config"] = words
+        name = "selfie_imagenet224" if side >= 160 else "selfie_cifar10"
+    reasons = {"config": words}
+    if name == "selfie_cifar10" and side >= 64:
+        values |= {"data.image_size": 64, "patches.size": 16}
+        reasons["data.image_size"] = words
     config = load_config(name)
     if name != "quickstart":
         batch = min(128, max(8, 2 ** int(math.log2(max(train // 10, 1)))))
@@ -72,7 +70,7 @@ def suggest(seen: list, train: int, given: dict, load_config, gpu: bool) -> Sugg
             "train.steps": steps,
             "optimizer.learning_rate": 0.05,
         }
-        reasons["train.batch_size"] = f"of {train:,} training images"
+        reasons["train.batch_size"] = f"for {train:,} training images"
         reasons["train.steps"] = f"{steps * batch / max(train, 1):,.0f} epochs"
         reasons["optimizer.learning_rate"] = "for batches of at most 128 images"
         if not gpu:

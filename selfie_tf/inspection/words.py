@@ -2,6 +2,9 @@
 
 import json
 
+_LOOK = " Similar ones may be different images: look at the page before you remove any."
+_GROUPS = 5  # groups of copies in the terminal
+
 
 def findings(report: dict) -> tuple:
     """What matters before training, as two lists of sentences: warnings, and the rest.
@@ -32,9 +35,9 @@ def findings(report: dict) -> tuple:
     leaked = copies["held_out_with_copy_in_training"]
     if leaked:
         warnings.append(
-            f"{leaked:,} of {report['held_out']:,} held-out images have a copy among the training "
-            "images. They fake accuracy: a network that has seen an image recognises its copy. "
-            "Remove one of the two."
+            f"Held-out images with a copy among the training images: {leaked:,} of "
+            f"{report['held_out']:,}. They fake accuracy: a network that has seen an image "
+            "recognises its copy. Remove one of the two."
         )
     if copies["groups_with_different_classes"]:
         warnings.append(
@@ -44,13 +47,14 @@ def findings(report: dict) -> tuple:
     superfluous = sum(kind["superfluous_images"] for kind in copies["kinds"].values())
     if superfluous:
         facts.append(
-            f"{superfluous:,} images are copies of another one: "
+            f"Images that are copies of another one: {superfluous:,} ("
             + ", ".join(
                 f"{kind['superfluous_images']:,} {name}"
                 for name, kind in copies["kinds"].items()
                 if kind["superfluous_images"]
             )
-            + "."
+            + ")."
+            + _LOOK * bool(copies["kinds"]["similar"]["superfluous_images"])
         )
     else:
         facts.append("No copies were found.")
@@ -126,13 +130,16 @@ def table(report: dict) -> str:
     lines.append("")
     for reason, count in report["unreadable"]["reasons"].items():
         lines.append(f"unreadable: {count:,} ({reason})")
-    for group in report["duplicates"]["groups"][:5]:
+    for group in report["duplicates"]["groups"][:_GROUPS]:
         where = [
             f"{_quoted(image['path'])} ({'held out' if image['held_out'] else 'training'})"
             for image in group["images"][:3]
         ]
         more = ", ..." if len(group["images"]) > 3 else ""
         lines.append(f"copies, {group['kind']}: {', '.join(where)}{more}")
+    more = len(report["duplicates"]["groups"]) - _GROUPS
+    if more > 0:
+        lines.append(f"... and groups of copies that are not shown here: {more:,}")
     warnings, facts = findings(report)
     lines += [] if lines[-1] == "" else [""]
     lines += [*(f"Warning: {sentence}" for sentence in warnings), *facts]

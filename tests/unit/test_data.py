@@ -544,7 +544,7 @@ def test_folders_without_images(tmp_path, make_folder, expected):
 def test_fewer_images_than_a_batch(folder):
     config = folder_config(folder)
     config.train.batch_size = 37
-    with pytest.raises(UserError, match="36 training images, fewer than one batch"):
+    with pytest.raises(UserError, match="36 images to train on.*batch_size=32$"):
         check_batch_size(config, make_source(config.data))
 
 

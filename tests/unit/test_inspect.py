@@ -156,9 +156,16 @@ def test_copies_between_training_and_held_out_images_come_first(found):
 
 def test_the_table_warns_of_what_fakes_accuracy(folder):
     out = (folder.parent / "stdout.txt").read_text()
-    assert "Warning: 3 of 6 held-out images have a copy among the training images." in out
+    assert "Warning: Held-out images with a copy among the training images: 3 of 6." in out
     assert "They fake accuracy" in out and "cannot be read. Training would stop" in out
     assert json.dumps(EVIL) in out  # on one line
+    assert "another one: 4 (2 same file, 1 same pixels, 1 similar). Similar ones may be" in out
+
+
+def test_the_table_says_how_many_groups_of_copies_it_leaves_out(found):
+    assert "... and" not in words.table(found)
+    found["duplicates"]["groups"] *= 3
+    assert "... and groups of copies that are not shown here: 7" in words.table(found)
 
 
 # Copies
@@ -362,7 +369,7 @@ def test_the_page_shows_names_as_they_are_in_a_browser(folder, found):
         assert driver.title == f"Images of folder:{folder}"
         text = driver.find_element("tag name", "main").text
         assert " ".join(EVIL.split()) in " ".join(text.split())
-        assert "3 of 6 held-out images have a copy" in text
+        assert "with a copy among the training images: 3 of 6" in text
         assert found["suggestion"]["command"] in text
         alternatives = [i.get_attribute("alt") for i in driver.find_elements("tag name", "img")]
         assert sum("same pixels.bmp" in alt for alt in alternatives) >= 1

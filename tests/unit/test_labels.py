@@ -292,7 +292,11 @@ def test_a_class_with_one_image_cannot_be_divided(folder, tmp_path):
     assert make_source(data_of(folder, labels=path)).num_train == 5
     line = error(data_of(folder, labels=path, validation_fraction=0.2))
     assert f"data.labels={path}, line 6: the only image of class 'owl'" in line
-    assert "validation_fraction=0.2 needs at least two" in line
+    assert "validation_fraction=0.2 needs at least two: label more" in line
+    assert "held out" not in line
+    write(path, [*listed([0, 1, 2, 27, 5]), "p07.png,owl", "a/b/p28.png,owl"])
+    line = error(data_of(folder, labels=path, validation_fraction=0.2))
+    assert "the only image of class 'owl' to train on (1 more is held out)" in line
 
 
 def test_a_validation_part_needs_no_test_images(folder, tmp_path):
