@@ -26,7 +26,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "map",
         "",
-        "HTML page to write as well: a map of the images, near duplicates, outliers.",
+        "HTML page to write as well: a map of the images, the most similar pairs, outliers.",
         flag_values=values,
     )
     flags.DEFINE_string(

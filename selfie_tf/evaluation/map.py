@@ -24,7 +24,7 @@ def write_map(path: str, embeddings: dict, name: str) -> None:
 
 
 def to_page(embeddings: dict, title: str) -> str:
-    """Makes the page: a map, the nearest neighbours of each image, near duplicates, outliers.
+    """Makes the page: a map, the nearest neighbours of each image, similar pairs, outliers.
 
     Args:
       embeddings: See `embed.embed`, with `thumbnails`.

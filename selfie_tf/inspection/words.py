@@ -2,7 +2,7 @@
 
 import json
 
-_LOOK = " Similar ones may be different images: look at the page before you remove any."
+_LOOK = " Similar ones may be different images: look at them before you remove any."
 _GROUPS = 5  # groups of copies in the terminal
 
 

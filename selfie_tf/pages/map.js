@@ -62,6 +62,11 @@ function zoom(factor, atX = width / 2, atY = height / 2) {
   redraw();
 }
 
+function zoomAtChosen(factor) { // the selected image stays where it is
+  if (chosen >= 0 && inView(chosen, 0)) zoom(factor, ...position(chosen));
+  else zoom(factor);
+}
+
 function resize() {
   const first = !width;
   ratio = window.devicePixelRatio || 1;
@@ -321,7 +326,8 @@ map.addEventListener("wheel", event => {
 const KEYS = {
   ArrowLeft: () => step(-1, 0), ArrowRight: () => step(1, 0),
   ArrowUp: () => step(0, -1), ArrowDown: () => step(0, 1),
-  "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), 0: showWhole,
+  "+": () => zoomAtChosen(1.5), "=": () => zoomAtChosen(1.5),
+  "-": () => zoomAtChosen(1 / 1.5), 0: showWhole,
   Escape: () => choose(-1),
 };
 map.addEventListener("keydown", event => {
@@ -329,8 +335,8 @@ map.addEventListener("keydown", event => {
   event.preventDefault();
   KEYS[event.key]();
 });
-$("in").addEventListener("click", () => zoom(1.5));
-$("out").addEventListener("click", () => zoom(1 / 1.5));
+$("in").addEventListener("click", () => zoomAtChosen(1.5));
+$("out").addEventListener("click", () => zoomAtChosen(1 / 1.5));
 $("whole").addEventListener("click", showWhole);
 $("pictures").addEventListener("change", redraw);
 $("find").addEventListener("change", event => {

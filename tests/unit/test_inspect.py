@@ -349,10 +349,10 @@ def test_ctrl_c_ends_it(tmp_path, monkeypatch):
     save_noise(tmp_path / "images", [f"{i}.png" for i in range(1000)], [4, 4])
     count = iter(range(10**6))
 
-    def interrupt(content, *_):
+    def interrupt(*arguments):
         if next(count) == 20:
             raise KeyboardInterrupt
-        return decode(content)
+        return decode(*arguments)
 
     decode = survey.to_rgb
     monkeypatch.setattr(survey, "to_rgb", interrupt)

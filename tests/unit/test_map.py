@@ -177,6 +177,19 @@ def test_the_keyboard_goes_from_image_to_image(rng, tmp_path):
         assert text_of(driver, "#chosen p").startswith("a/42.png")
 
 
+def test_zooming_in_keeps_the_selected_image_in_view(rng, tmp_path):
+    from selenium.webdriver.common.keys import Keys
+
+    with opened(write(tmp_path, embeddings(rng))) as driver:
+        driver.find_element("id", "find").send_keys("a/42", Keys.ENTER)
+        before = driver.execute_script("return [...position(42), scale]")
+        for _ in range(4):
+            driver.find_element("id", "in").click()
+        after = driver.execute_script("return [...position(42), scale]")
+        np.testing.assert_allclose(after[:2], before[:2], atol=0.1)
+        assert after[2] > 4 * before[2]
+
+
 def test_colours_have_a_legend_and_each_can_be_shown_alone(rng, tmp_path):
     with opened(write(tmp_path, embeddings(rng))) as driver:
 
