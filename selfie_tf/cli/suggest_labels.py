@@ -8,6 +8,7 @@ chosen so that their features differ. With a classifier, they are chosen among t
 least certain of. --labelled=OLD.csv leaves out what has a label there, and chooses away from it.
 """
 
+import logging
 import os
 
 from absl import flags
@@ -80,6 +81,7 @@ def run(arguments: Arguments) -> None:
         **options,
     )
     write_output("output", output, to_table(chosen))
+    logging.info("%s: fill in its column label", output)
 
 
 COMMAND = Command("suggest-labels", __doc__, define, run, needs_workdir=False)

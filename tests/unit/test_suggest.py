@@ -167,6 +167,7 @@ def test_what_is_labelled_is_left_out_whatever_its_path(folder, tmp_path):
     out = succeeds("suggest-labels", *folder, "--count=1", "--labelled=old.csv", "--output=x.csv")
     assert "--labelled=old.csv: no such image: 'lost.png'" in out
     assert "kmeans chose 1 of 3 images without a label" in out
+    assert "x.csv: fill in its column label" in out
 
 
 def test_the_sheet_shows_the_choice_in_its_order(folder, monkeypatch):
