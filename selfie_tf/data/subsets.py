@@ -137,7 +137,7 @@ def labelled_source(source, data) -> tuple:
         train, tune = (chosen[part] for part in parts)
         logging.info(
             "data.validation_fraction=%g: %d of the %d labelled images are evaluated on, and not "
-            "trained on; the %d test images are not used",
+            "trained on; test images that are not used: %d",
             data.validation_fraction,
             len(tune),
             len(chosen),

@@ -287,6 +287,15 @@ def test_files_that_are_no_lists(content, expected, folder, tmp_path):
     assert f"data.labels={path}{expected}" in error(data_of(folder, labels=path))
 
 
+def test_the_log_says_what_a_validation_part_leaves_unused(folder, tmp_path, caplog):
+    path = write(tmp_path / "x.csv", listed([0, 1, 2, 3, 27]))
+    data = data_of(folder, labels=path, validation_fraction=0.5)
+    with caplog.at_level("INFO"):
+        labelled_source(make_source(data), data)
+    assert "2 of the 4 labelled images are evaluated on, and not trained on" in caplog.text
+    assert "test images that are not used: 1" in caplog.text
+
+
 def test_a_class_with_one_image_cannot_be_divided(folder, tmp_path):
     path = write(tmp_path / "x.csv", [*listed([0, 1, 2, 27, 5]), "p07.png,owl"])
     assert make_source(data_of(folder, labels=path)).num_train == 5
