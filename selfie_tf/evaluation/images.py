@@ -12,7 +12,7 @@ from selfie_tf.data.crops import resize_and_center
 from selfie_tf.data.files import FileSource
 from selfie_tf.data.source import reading
 from selfie_tf.errors import UserError, first_line
-from selfie_tf.storage.files import write_atomically
+from selfie_tf.storage.files import check_writable, write_atomically
 
 BATCH_SIZE = 128
 
@@ -111,6 +111,9 @@ def prepare_output(flag: str, path: str) -> None:
         tf.io.gfile.makedirs(os.path.dirname(path) or ".")
         if tf.io.gfile.isdir(path):
             raise UserError(f"--{flag}={path} is a folder; give a file")
+        if os.path.exists(path) and not os.path.isfile(path):  # renaming would replace /dev/null
+            raise UserError(f"--{flag}={path} is not a regular file; give another file")
+        check_writable(path)
     except (OSError, tf.errors.OpError) as error:
         raise _cannot_be_written(flag, path, error) from error
 

@@ -11,10 +11,22 @@ from selfie_tf.errors import UserError
 
 def write_atomically(path: str, content: str | bytes) -> None:
     """Writes under another name, then renames: readers see the whole new file or the old one."""
-    temporary = f"{path}.tmp"
+    temporary = _temporary(path)
     with tf.io.gfile.GFile(temporary, "wb" if isinstance(content, bytes) else "w") as file:
         file.write(content)
     tf.io.gfile.rename(temporary, path, overwrite=True)
+
+
+def check_writable(path: str) -> None:
+    """Raises what `write_atomically` would, and leaves nothing behind."""
+    temporary = _temporary(path)
+    with tf.io.gfile.GFile(temporary, "w") as file:
+        file.write("")
+    tf.io.gfile.remove(temporary)
+
+
+def _temporary(path):
+    return f"{path}.{os.getpid()}.tmp"  # another process may write to the same path
 
 
 def sha256(path: str) -> str:
@@ -55,7 +67,7 @@ def read_json(path: str, name: str) -> dict | None:
 
 
 def read_points(path: str, name: str) -> list:
-    """Reads the log points of a run, without a last line that was cut short by a kill.
+    """Reads the log points of a run, without lines that were cut short by a kill.
 
     Args:
       path: The work directory.
@@ -65,7 +77,8 @@ def read_points(path: str, name: str) -> list:
       Dicts, ascending in `step`.
     """
     try:
-        with tf.io.gfile.GFile(os.path.join(path, name)) as file:
+        # As bytes: what a power cut leaves need not be UTF-8.
+        with tf.io.gfile.GFile(os.path.join(path, name), "rb") as file:
             lines = file.read().splitlines()
     except tf.errors.NotFoundError:
         return []
@@ -75,6 +88,6 @@ def read_points(path: str, name: str) -> list:
             point = json.loads(line)
         except ValueError:
             continue
-        if isinstance(point, dict) and "step" in point:
+        if isinstance(point, dict) and isinstance(point.get("step"), int):
             points.append(point)
     return points

@@ -1,10 +1,12 @@
 import json
+import os
 
 import pytest
 import tensorflow as tf
 
 from selfie_tf.errors import UserError
 from selfie_tf.storage.checkpoints import Checkpointer, write_atomically
+from selfie_tf.storage.files import read_points
 
 
 def make(directory, keep=3, value=0.0, **more):
@@ -106,6 +108,28 @@ def test_workers_beside_the_chief_leave_nothing(tmp_path):
     checkpoint = tf.train.Checkpoint(v=tf.Variable([1.0]))
     Checkpointer(str(tmp_path), checkpoint, scratch="scratch-worker-1").save(7)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_that_write_one_file_do_not_meet(tmp_path, monkeypatch):
+    path, rename = str(tmp_path / "page.html"), tf.io.gfile.rename
+
+    def write_in_between(*args, **kwargs):
+        monkeypatch.setattr(tf.io.gfile, "rename", rename)
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        write_atomically(path, "other")
+        assert (tmp_path / "page.html").read_text() == "other"
+        rename(*args, **kwargs)
+
+    monkeypatch.setattr(tf.io.gfile, "rename", write_in_between)
+    write_atomically(path, "one")
+    assert (tmp_path / "page.html").read_text() == "one"
+    assert os.listdir(tmp_path) == ["page.html"]
+
+
+def test_log_points_survive_what_a_power_cut_leaves(tmp_path):
+    lines = [b'{"step": 1}', b"\0\0\xff\xfe", b'{"step": "x"}', b'{"step": 2}', b'{"st']
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
+    assert [point["step"] for point in read_points(str(tmp_path), "metrics.jsonl")] == [1, 2]
 
 
 def test_write_atomically_replaces_and_leaves_no_scratch(tmp_path):
