@@ -143,6 +143,20 @@ def image_options(values: flags.FlagValues) -> dict:
     }
 
 
+def check_different(values: flags.FlagValues, *names: str) -> None:
+    """Raises UserError if two of these flags name the same file or folder."""
+    given = {}
+    for name in names:
+        path = values[name].value
+        if path:
+            other = given.setdefault(os.path.realpath(os.path.expanduser(path)), name)
+            if other != name:
+                raise UserError(
+                    f"--{name}={path} is what --{other} names, too: one would overwrite the other; "
+                    "give two names"
+                )
+
+
 def define_training_flags(values: flags.FlagValues) -> None:
     """Defines --workdir, --tpu, --virtual_devices, --data_dir and --download."""
     flags.DEFINE_string("workdir", "", "Folder for this run (required).", flag_values=values)

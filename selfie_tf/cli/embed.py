@@ -12,7 +12,7 @@ import os
 
 from absl import flags
 
-from selfie_tf.cli.common import Arguments, Command, define_images, image_options
+from selfie_tf.cli.common import Arguments, Command, check_different, define_images, image_options
 from selfie_tf.errors import UserError
 
 
@@ -45,6 +45,7 @@ def run(arguments: Arguments) -> None:
     }
     if "output" not in paths:
         raise UserError("--output is missing: give a file, as in --output=embeddings.npz")
+    check_different(values, "images", *paths)
     from selfie_tf.evaluation.embed import embed, to_npz, to_table
     from selfie_tf.evaluation.images import prepare_output, write_output
     from selfie_tf.evaluation.map import write_map

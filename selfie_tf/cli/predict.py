@@ -12,7 +12,7 @@ import sys
 
 from absl import flags
 
-from selfie_tf.cli.common import Arguments, Command, define_images, image_options
+from selfie_tf.cli.common import Arguments, Command, check_different, define_images, image_options
 from selfie_tf.errors import UserError
 
 
@@ -40,6 +40,7 @@ def run(arguments: Arguments) -> None:
             "--output is missing: give a file, as in --output=predictions.csv, or --output=- for "
             "standard output"
         )
+    check_different(values, "images", "output", "sheet")
     from selfie_tf.evaluation.images import prepare_output, write_output
     from selfie_tf.evaluation.predict import predict, to_table
 

@@ -13,7 +13,7 @@ import os
 
 from absl import flags
 
-from selfie_tf.cli.common import Arguments, Command, define_images, image_options
+from selfie_tf.cli.common import Arguments, Command, check_different, define_images, image_options
 from selfie_tf.errors import UserError
 
 
@@ -69,6 +69,7 @@ def run(arguments: Arguments) -> None:
 
     prepare_output("output", output)
     check_unlabelled(output)
+    check_different(values, "images", "labelled", "embeddings", "output", "sheet")
     options["path"] = os.path.expanduser(values.workdir)
     chosen = suggest(
         count=values.count,

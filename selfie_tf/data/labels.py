@@ -127,6 +127,8 @@ def read_list(where: str, path: str) -> list:
             name, label = (cells[column] for column in columns)
             if not name:
                 raise UserError(f"{where}, line {before}: the path is missing")
+            if "\0" in name:
+                raise UserError(f"{where}, line {before}: a zero byte in the path; remove it")
             rows.append((before, name, label.strip()))
     except csv.Error as error:
         raise UserError(f"{where}, line {reader.line_num}: not CSV ({error})") from error

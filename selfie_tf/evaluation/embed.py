@@ -113,6 +113,9 @@ def read_npz(file: str, path: str = "") -> dict:
         raise UserError(f"{where} cannot be read ({first_line(error)}); give {make}") from error
     if missing:
         raise UserError(f"{where} lacks {', '.join(sorted(missing))}; give {make}")
+    features, ids = found["features"], found["ids"]
+    if features.dtype.kind != "f" or features.ndim != 2 or len(features) != len(ids):
+        raise UserError(f"{where} does not have one row of features per image; give {make}")
     if path:
         run = load_finetuning_run(path) if is_finetuning(path) else load_pretraining_run(path)
         if run.sha256 != str(found["fingerprint"]):

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import os
 
 import numpy as np
 import pytest
@@ -112,8 +113,14 @@ def test_unreadable_files_are_left_out(means, pixels, tmp_path):
         (["--output=x.npz"], "--images or --data_name"),
         (["--images=x"], "--output is missing"),
         (["--images=x", "--output=x.npz"], "/no/run: no config.json in it"),
+        (["--images=x", "--output=a", "--csv=./a"], "--csv=./a is what --output names, too"),
+        (["--images=x", "--output=a", "--projector=x"], "--projector=x is what --images names"),
+        (["--images=x", "--output=pipe"], "--output=pipe is not a regular file"),
+        (["--images=x", f"--output={'x' * 300}"], "xxx cannot be written"),
     ],
 )
 def test_mistakes(flags, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
     assert expected in fails("embed", "--workdir=/no/run", *flags)
+    assert os.listdir() == ["pipe"]

@@ -272,6 +272,10 @@ def test_labels_that_someone_has_filled_in_are_not_overwritten(folder, tmp_path)
         (["--output=x.csv", "--embeddings=small.npz"], "--embeddings=small.npz lacks"),
         (["--output=x.csv", "--classifier=run"], "--classifier=run is a pretraining run"),
         (["--output=x.csv", "--images=empty"], "--images=empty: no images in it"),
+        (["--output=x.csv", "--embeddings=words.npz"], "not have one row of features per image"),
+        (["--output=x.csv", "--embeddings=few.npz"], "not have one row of features per image"),
+        (["--output=x.csv", "--labelled=zero.csv"], "zero.csv, line 2: a zero byte in the path"),
+        (["--output=y.csv", "--sheet=y.csv"], "--sheet=y.csv is what --output names, too"),
         (["--output=x.csv", "--workdir="], "--workdir is missing"),
         (["--output=x.csv", "--images="], "--images or --data_name"),
     ],
@@ -279,7 +283,11 @@ def test_labels_that_someone_has_filled_in_are_not_overwritten(folder, tmp_path)
 def test_mistakes(folder, classifier, tmp_path, flags, expected):
     (tmp_path / "empty").mkdir()
     (tmp_path / "other.csv").write_text("path,label\nnowhere.png,x\n")
+    (tmp_path / "zero.csv").write_text("path,label\ngreen\0.png,x\n")
     np.savez(tmp_path / "small.npz", features=np.ones([2, 2]))
+    about = dict(ids=["a", "b"], split=["", ""], model="x", fingerprint="y")
+    np.savez(tmp_path / "words.npz", features=[["a"], ["b"]], **about)
+    np.savez(tmp_path / "few.npz", features=np.ones([3, 2]), **about)
     assert expected in fails("suggest-labels", *folder, "--count=2", *flags)
     assert not (tmp_path / "x.csv").exists()
 
