@@ -12,7 +12,7 @@ import os
 from absl import flags
 
 from selfie_tf.cli.common import Arguments, Command, define_data_dir, define_runs, labelled_runs
-from selfie_tf.errors import UserError
+from selfie_tf.errors import UserError, first_line
 
 
 def define(values: flags.FlagValues) -> None:
@@ -45,11 +45,20 @@ def run(arguments: Arguments) -> None:
 
     if output:
         prepare_output("output", output)
-    if runs:
-        content = make_comparison_page(runs)
-    else:
-        content = make_report(workdir, os.path.expanduser(values.data_dir))
-        output = output or os.path.join(workdir, REPORT)
+    try:
+        if runs:
+            content = make_comparison_page(runs)
+        else:
+            content = make_report(workdir, os.path.expanduser(values.data_dir))
+    except UserError:
+        raise
+    except Exception as error:  # of whatever kind, where a file lacks what a run writes there
+        raise UserError(
+            f"{workdir or ', '.join(path for _, path in runs)}: the page cannot be made "
+            f"({type(error).__name__}: {first_line(error)}), so a file of the run must be damaged; "
+            "bring it back (--debug shows what was read)"
+        ) from error
+    output = output or os.path.join(workdir, REPORT)
     write_output("output", output, content)
     print(f"report: {output}")
 

@@ -385,6 +385,23 @@ def test_mistakes_in_the_command(flags, expected):
     assert expected in fails("report", *flags)
 
 
+@pytest.mark.parametrize(
+    "file, content, runs",
+    [
+        ("initialisation.json", '{"from": "elsewhere"}', False),
+        ("subset.json", '{"class_names": 3}', False),
+        ("result.json", '{"test_top1": null, "seconds": 1}', True),
+    ],
+)
+def test_a_damaged_file_of_the_run_is_one_line(run, tmp_path, file, content, runs):
+    workdir, _ = run
+    (workdir / file).write_text(content)
+    flag = f"--runs=a={workdir}" if runs else f"--workdir={workdir}"
+    line = fails("report", flag, f"--output={tmp_path}/page.html")
+    assert f"{workdir}: the page cannot be made" in line and "must be damaged" in line
+    assert not (tmp_path / "page.html").exists()
+
+
 # Comparisons
 
 
