@@ -110,6 +110,7 @@ def _fail(argv, message, code):
     sys.stdout.flush()
     if "--debug" in argv:
         traceback.print_exc()
+    message = message.replace("\r", "\\r").replace("\n", "\\n")  # as in a file's name
     print(f"error: {message}", file=sys.stderr, flush=True)
     return code
 

@@ -61,7 +61,8 @@ def run(arguments: Arguments) -> None:
 
     page, facts = (os.path.join(output, name) for name in ("inspect.html", "inspect.json"))
     if output:
-        prepare_output("output", page)
+        for path in (page, facts):
+            prepare_output("output", path)
     with ends_on_sigterm():
         inspection = inspect(
             config,

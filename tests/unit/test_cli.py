@@ -65,6 +65,11 @@ def test_an_unknown_command():
     assert "export" in fails("serve")
 
 
+def test_a_line_end_in_a_name_does_not_make_two_lines_of_an_error():
+    line = fails(*QUICKSTART, "--config.data.name=folder:/no/a\r\nb")
+    assert "folder:/no/a\\r\\nb: no such folder" in line
+
+
 @pytest.mark.parametrize(
     "raised, code, line",
     [

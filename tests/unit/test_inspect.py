@@ -345,6 +345,13 @@ def test_an_output_that_is_a_file_is_noticed_before_the_work(tmp_path):
     assert "--output=out" in line and "cannot be written" in line
 
 
+def test_a_folder_in_the_place_of_the_second_file_is_noticed_before_the_work(tmp_path):
+    (tmp_path / "inspect.json").mkdir()
+    line = fails("inspect", "--data_name=builtin:shapes", f"--output={tmp_path}")
+    assert f"{tmp_path}/inspect.json is a folder" in line
+    assert os.listdir(tmp_path) == ["inspect.json"]
+
+
 def test_ctrl_c_ends_it(tmp_path, monkeypatch):
     save_noise(tmp_path / "images", [f"{i}.png" for i in range(1000)], [4, 4])
     count = iter(range(10**6))
