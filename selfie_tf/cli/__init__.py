@@ -85,6 +85,9 @@ def main(argv: list[str]) -> int:
 
 def run_process(argv: list[str] | None = None) -> None:
     """Runs `main`, by default with the arguments of the process, and ends the process."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by a daemon or `>&-`
+            setattr(sys, name, open(os.devnull, "w"))
     try:
         code = main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()

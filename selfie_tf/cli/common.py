@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import signal
+import sys
 import threading
 import typing
 
@@ -281,10 +282,17 @@ def _explain(error, config):
     return f"{message}; --help lists the flags"
 
 
+class _Handler(logging.StreamHandler):
+    def handleError(self, record):
+        # Nobody reads on, as after `| head`; what the command makes is not lost for that.
+        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+            super().handleError(record)
+
+
 @contextlib.contextmanager
 def log_to(stream: typing.TextIO) -> collections.abc.Iterator[None]:
     """Sends logs to `stream`: from level INFO up, but from libraries only what matters."""
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     handler.setFormatter(logging.Formatter("%(message)s"))
     loggers = {
         logging.getLogger(): logging.INFO,

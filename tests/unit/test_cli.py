@@ -19,6 +19,7 @@ from PIL import Image
 
 from selfie_tf import cli
 from selfie_tf.cli import config_files
+from selfie_tf.cli.common import log_to
 from selfie_tf.config import FinetuneConfig, PatchFormerConfig, SelfieConfig, keys, to_dict
 from selfie_tf.errors import Interrupted
 
@@ -97,6 +98,23 @@ def test_help_that_nobody_reads_to_its_end_is_no_traceback(monkeypatch):
     assert codes == [128 + signal.SIGPIPE]
     with contextlib.suppress(BrokenPipeError):
         stdout.close()
+
+
+def test_logs_that_nobody_reads_on_are_no_traceback(capsys):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with log_to(os.fdopen(writer, "w", buffering=1)) as _:
+        handler = logging.getLogger().handlers[0]
+        logging.info("unread")
+    assert capsys.readouterr().err == ""
+    with contextlib.suppress(BrokenPipeError):
+        handler.stream.close()
+
+
+def test_a_command_without_standard_output(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    cli.run_process(["--help"])
+    cli.sys.stdout.close()
 
 
 def test_debug_shows_the_traceback(capsys):
