@@ -73,6 +73,7 @@ def prepare(
             _check_unchanged(data, source, folder)
             _finish(path, name, shards, notes, source.class_names)
         else:
+            _check_files(shards)
             logging.info("%s is prepared already", path)
         _remove(os.path.join(path, NOTES))
     return _report(path)
@@ -187,6 +188,16 @@ def _check_output(path, plan):
             f"{path} holds a dataset of other images or settings, which differs in "
             f"{', '.join(differing)}; give another --name, or remove that folder"
         )
+
+
+def _check_files(shards):
+    """Checks that a finished dataset has its files; their notes are gone, so none is made anew."""
+    for shard in (shard for part in shards.values() for shard in part):
+        if not tf.io.gfile.exists(shard.path):
+            raise UserError(
+                f"{shard.path} is lost; bring it back, or remove its folder and give the same "
+                "command again"
+            )
 
 
 def _short(value):

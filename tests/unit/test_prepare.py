@@ -333,6 +333,13 @@ def test_the_same_command_again_says_so_and_changes_nothing(folder, tmp_path):
     assert content_of(tmp_path / "out") == before
 
 
+def test_a_finished_dataset_that_has_lost_a_file_is_not_called_prepared(folder, tmp_path):
+    run(folder, tmp_path / "out")
+    lost = tmp_path / "out" / "mine" / "1.0.0" / "mine-train.tfrecord-00002-of-00006"
+    lost.unlink()
+    assert f"{lost} is lost; bring it back" in run(folder, tmp_path / "out", command=fails)
+
+
 def test_a_damaged_file_is_written_anew_and_a_half_written_one_removed(
     folder, tmp_path, monkeypatch
 ):
