@@ -169,6 +169,11 @@ class Run:
                 f"same command again{'' if tpu else ', for all workers'}: it resumes at the last "
                 "checkpoint"
             )
+        if isinstance(error, tf.errors.DataLossError | tf.errors.NotFoundError):
+            return (
+                f"a file is damaged or lost, probably of data.name={self.config.data.name} "
+                f"({line}); bring it back, or prepare the data again: the same command resumes"
+            )
         if isinstance(error, tf.errors.ResourceExhaustedError):
             size = self.config.train.batch_size
             return f"out of memory ({line}); lower --config.train.batch_size={size}"

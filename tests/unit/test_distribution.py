@@ -58,6 +58,14 @@ def test_a_lost_tpu_is_one_line_that_says_what_to_do(tiny_config, monkeypatch):
     assert "same command" in line
 
 
+@pytest.mark.parametrize("kind", [tf.errors.DataLossError, tf.errors.NotFoundError])
+def test_a_damaged_file_of_the_data_is_one_line_that_says_what_to_do(tiny_config, kind):
+    error = kind(None, None, "{{node A}} corrupted record at 2148\n[[{{node B}}]]")
+    line = Run(tiny_config, "runs/x", tf.distribute.get_strategy())._explain(error)
+    assert "data.name=builtin:shapes (corrupted record at 2148)" in line
+    assert "the same command resumes" in line
+
+
 def test_values_of_replicas_are_read_and_written():
     """On one replica; runs on several are in test_training.py."""
     variables = [tf.Variable(value) for value in (0.1, 3.0, -2.0)]
