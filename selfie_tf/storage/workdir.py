@@ -27,6 +27,8 @@ class WorkDir:
 
     def __init__(self, path: str, config: RunConfig, is_chief: bool = True):
         self.path, self._config, self._is_chief, self._lock = path, config, is_chief, None
+        if tf.io.gfile.exists(self.join("saved_model.pb")):
+            raise UserError(f"--workdir={path} is an export; use another one for a run")
         if is_chief:
             try:
                 for name in ("", "checkpoints", "figures", "tensorboard"):

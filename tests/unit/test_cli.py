@@ -443,6 +443,12 @@ def test_a_damaged_config_file_in_the_workdir(tmp_path):
     assert "config.json" in fails("pretrain", "--config=quickstart", f"--workdir={tmp_path}")
 
 
+def test_a_workdir_that_is_an_export(tmp_path):
+    (tmp_path / "saved_model.pb").write_text("")
+    assert f"--workdir={tmp_path} is an export" in fails(*QUICKSTART, f"--workdir={tmp_path}")
+    assert os.listdir(tmp_path) == ["saved_model.pb"]
+
+
 def test_a_workdir_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     line = fails("pretrain", "--config=quickstart", f"--workdir={tmp_path}/file/run")
