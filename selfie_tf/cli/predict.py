@@ -40,12 +40,12 @@ def run(arguments: Arguments) -> None:
             "--output is missing: give a file, as in --output=predictions.csv, or --output=- for "
             "standard output"
         )
-    check_different(values, "images", "output", "sheet")
     from selfie_tf.evaluation.images import prepare_output, write_output
     from selfie_tf.evaluation.predict import predict, to_table
 
     if output != "-":
         prepare_output("output", output)
+    check_different(values, "output", "sheet")
     table = to_table(predict(**options, sheet=os.path.expanduser(values.sheet)))
     if output != "-":
         write_output("output", output, table)
