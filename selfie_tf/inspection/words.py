@@ -35,9 +35,9 @@ def findings(report: dict) -> tuple:
     leaked = copies["held_out_with_copy_in_training"]
     if leaked:
         warnings.append(
-            f"Held-out images with a copy among the training images: {leaked:,} of "
-            f"{report['held_out']:,}. They fake accuracy: a network that has seen an image "
-            "recognises its copy. Remove one of the two."
+            f"Held-out images with a copy or a similar image among the training images: "
+            f"{leaked:,} of {report['held_out']:,}. Copies fake accuracy: a network that has seen "
+            "an image recognises its copy. Look at them, and remove one of each two copies."
         )
     if copies["groups_with_different_classes"]:
         warnings.append(

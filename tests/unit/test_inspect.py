@@ -156,8 +156,8 @@ def test_copies_between_training_and_held_out_images_come_first(found):
 
 def test_the_table_warns_of_what_fakes_accuracy(folder):
     out = (folder.parent / "stdout.txt").read_text()
-    assert "Warning: Held-out images with a copy among the training images: 3 of 6." in out
-    assert "They fake accuracy" in out and "cannot be read. Training would stop" in out
+    assert "Warning: Held-out images with a copy or a similar image among the training images: 3 of 6." in out
+    assert "Copies fake accuracy" in out and "cannot be read. Training would stop" in out
     assert json.dumps(EVIL) in out  # on one line
     assert "another one: 4 (2 same file, 1 same pixels, 1 similar). Similar ones may be" in out
 
