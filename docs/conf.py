@@ -41,7 +41,7 @@ napoleon_use_rtype = False
 nitpick_ignore_regex = [
     # Types of other packages, and what napoleon takes for a type. No inventory is fetched.
     (r"py:.*", r"(tf|tensorflow|keras|tf_keras|np|numpy)\..*"),
-    (r"py:.*", r"(collections|typing|types|PIL|abc)\..*"),
+    (r"py:.*", r"(collections|concurrent|typing|types|PIL|abc)\..*"),
     (r"py:class", r"(optional|sequence|array|callable|file)"),
 ]
 

@@ -69,7 +69,7 @@ def find_groups(seen: list, images) -> list:
             kind = "similar"
             if len(leaders) == 1:
                 # Of images without a file of their own, the digest is of the pixels.
-                kind = "same file" if seen[found[0]].bytes else "same pixels"
+                kind = "same file" if seen[found[0]].num_bytes else "same pixels"
             elif len({pixels.get(i, i) for i in leaders}) == 1:
                 kind = "same pixels"
             labels = {seen[i].label for i in found} - {-1}
@@ -120,7 +120,7 @@ def _pixels(seen, images, pairs):
     wanted = set()
     for i, j in pairs:
         one, other = seen[i], seen[j]
-        if (one.width, one.height) == (other.width, other.height) and one.bytes:
+        if (one.width, one.height) == (other.width, other.height) and one.num_bytes:
             if np.count_nonzero(one.bits != other.bits) <= 2:
                 wanted |= {int(i), int(j)}
     if len(wanted) > _EXACT:

@@ -90,7 +90,7 @@ def inspect(
         "looked_at": len(seen),
         "training": source.num_train,
         "held_out": source.num_held_out,
-        "bytes": sum(image.bytes for image in seen),
+        "bytes": sum(image.num_bytes for image in seen),
         "unreadable": _unreadable(seen),
         "sizes": _sizes(readable),
         "formats": _counts(image.format for image in readable),
@@ -128,7 +128,7 @@ def _unreadable(seen):
 def _sizes(readable):
     width, height, size = (
         np.array([getattr(image, name) for image in readable])
-        for name in ("width", "height", "bytes")
+        for name in ("width", "height", "num_bytes")
     )
     values = {
         "width": width,

@@ -47,7 +47,7 @@ class Seen:
       label: The number of its class; -1 is none.
       error: Why it cannot be read; empty if it can. Then all that follows is known.
       width, height: In pixels, after EXIF rotation.
-      bytes: Size of its file; 0 if it is not in a file of its own.
+      num_bytes: Size of its file; 0 if it is not in a file of its own.
       format: Such as "JPEG"; empty if it is not in a file of its own.
       mode: Such as "RGB" or "CMYK"; empty if that is not known.
       notes: Of "EXIF rotation", "transparency" and "several frames", what it has.
@@ -62,7 +62,7 @@ class Seen:
     error: str = ""
     width: int = 0
     height: int = 0
-    bytes: int = 0
+    num_bytes: int = 0
     format: str = ""
     mode: str = ""
     notes: tuple = ()
@@ -163,7 +163,7 @@ class Files(Arrays):
         except Exception as error:  # decoders raise errors of all kinds
             seen.error = first_line(error)
             return seen
-        seen.bytes, seen.digest = len(content), _digest(content)
+        seen.num_bytes, seen.digest = len(content), _digest(content)
         seen.bits, seen.small = _hash(pixels)
         return seen
 
