@@ -343,7 +343,7 @@ def test_help_has_every_key_with_its_value_in_the_given_config(width, capsys, mo
         (["--config=configs/nothing.py"], ["configs/nothing.py", "selfie_cifar10"]),
         (["--config.data.name=builtin:cats"], ["builtin:cats", "builtin:shapes"]),
         (["--virtual_devices=-1"], ["--virtual_devices=-1"]),
-        (["--config.train.batch_size=5001"], ["5000 training images", "batch_size=5001"]),
+        (["--config.train.batch_size=5001"], ["5000 images to train on", "batch_size=5001"]),
         (["--config.data.name=folder:/no/such/place"], ["/no/such/place", "no such folder"]),
         (["--config.data.name=tfds:cifar11"], ["tfds:cifar11", "not found"]),
     ],
@@ -586,7 +586,7 @@ def test_bad_tf_config(value, expected, monkeypatch):
         (["--config.data.validation_fraction=0.95"], ["validation_fraction=0.95", "0.9"]),
         (
             ["--config.data.label_fraction=0.01"],
-            ["50 training images", "--config.train.batch_size"],
+            ["50 images to train on", "--config.train.batch_size"],
         ),
         (["--config.model.head=resnet101"], ["model.head='resnet101'", "resnet36_attention"]),
         (
