@@ -343,7 +343,7 @@ def test_help_has_every_key_with_its_value_in_the_given_config(width, capsys, mo
         (["--config=configs/nothing.py"], ["configs/nothing.py", "selfie_cifar10"]),
         (["--config.data.name=builtin:cats"], ["builtin:cats", "builtin:shapes"]),
         (["--virtual_devices=-1"], ["--virtual_devices=-1"]),
-        (["--config.train.batch_size=5001"], ["5000 images to train on", "batch_size=5001"]),
+        (["--config.train.batch_size=5001"], ["5000 images to train on", "one batch of 5001"]),
         (["--config.data.name=folder:/no/such/place"], ["/no/such/place", "no such folder"]),
         (["--config.data.name=tfds:cifar11"], ["tfds:cifar11", "not found"]),
     ],
