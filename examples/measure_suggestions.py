@@ -20,7 +20,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import numpy as np  # noqa: E402
 
 import selfie_tf  # noqa: E402
-from selfie_tf.cli.config_files import get  # noqa: E402
+from selfie_tf.config.files import get  # noqa: E402
 from selfie_tf.evaluation.embed import embed  # noqa: E402
 from selfie_tf.evaluation.suggest import choose  # noqa: E402
 from selfie_tf.training.features import linear_probe_accuracy  # noqa: E402

@@ -12,7 +12,7 @@ other training images, so that the test split has no part in the choice. Linear 
 Result: see docs/RESULTS.md.
 """
 
-from selfie_tf.cli.config_files import get
+from selfie_tf.config.files import get
 from selfie_tf.experiments.plan import Experiment, Recipe, Task
 
 BATCH_SIZE = 128

@@ -8,7 +8,7 @@ section 2.2. The paper does not say how many seeds its numbers are of; here it i
 network from random weights stands beside. Result: not measured.
 """
 
-from selfie_tf.cli.config_files import get
+from selfie_tf.config.files import get
 from selfie_tf.experiments.plan import Experiment, Recipe, Task, Tuning
 
 FRACTIONS = {"1%": 0.01, "10%": 0.1, "20%": 0.2}

@@ -8,7 +8,7 @@ an hour on two CPU cores. Result: test accuracy 0.38 (0.25 to 0.56) pretrained, 
 from scratch.
 """
 
-from selfie_tf.cli.config_files import get
+from selfie_tf.config.files import get
 from selfie_tf.experiments.plan import Experiment, Recipe, Task
 
 

@@ -9,7 +9,7 @@ of which the paper says nothing. The paper tunes pretraining, too, without sayin
 Result: not measured.
 """
 
-from selfie_tf.cli.config_files import get
+from selfie_tf.config.files import get
 from selfie_tf.experiments.papers import selfie_table1
 from selfie_tf.experiments.plan import Experiment
 

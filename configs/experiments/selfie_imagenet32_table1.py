@@ -6,7 +6,7 @@
 As selfie_cifar10_table1, on 5, 10, 20 and 100 % of the labels. Result: not measured.
 """
 
-from selfie_tf.cli.config_files import get
+from selfie_tf.config.files import get
 from selfie_tf.experiments.papers import selfie_table1
 from selfie_tf.experiments.plan import Experiment
 

@@ -7,7 +7,7 @@ Both finetune the same pretrained network: on CIFAR-10 with 8 and 100 % of the l
 at 224x224 with 10 and 100 %; five seeds each, after tuning as in Table 1. Result: not measured.
 """
 
-from selfie_tf.cli.config_files import get
+from selfie_tf.config.files import get
 from selfie_tf.experiments.papers import SELFIE_TUNING
 from selfie_tf.experiments.plan import Experiment, Recipe, Task
 

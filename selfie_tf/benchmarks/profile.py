@@ -25,8 +25,8 @@ def profile(step, batch, folder: str, about: dict) -> dict:
       about: What the result begins with.
 
     Returns:
-      A dict for JSON: `about`, `seconds_per_step`, and `operations`, {kind: {share of the time of
-      all, milliseconds and count per step}}, those that take longest first.
+      A dict for JSON: `about`, `operation_seconds_per_step`, and `operations`, {kind: {share of the
+      time of all, milliseconds and count per step}}, those that take longest first.
 
     Raises:
       UserError: If the folder cannot be written.

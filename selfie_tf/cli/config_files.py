@@ -5,7 +5,7 @@ import os
 import runpy
 
 from selfie_tf.config import FinetuneConfig, PretrainConfig, RunConfig
-from selfie_tf.config.files import folder, get, known  # noqa: F401 (experiments take get from here)
+from selfie_tf.config.files import folder, known
 from selfie_tf.errors import UserError, first_line
 from selfie_tf.experiments.plan import Experiment
 

@@ -12,7 +12,6 @@ import os
 
 from absl import flags
 
-from selfie_tf.cli import config_files
 from selfie_tf.cli.common import Arguments, Command, define_data_dir, ends_on_sigterm
 from selfie_tf.config import PretrainConfig
 from selfie_tf.errors import UserError
@@ -68,7 +67,6 @@ def run(arguments: Arguments) -> None:
             config,
             os.path.expanduser(values.data_dir),
             values.limit,
-            config_files.get,
             arguments.config_name if arguments.config_given else "",
         )
         if output:

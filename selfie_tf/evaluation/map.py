@@ -146,9 +146,12 @@ def layout(unit: np.ndarray) -> tuple:
         perplexity = min(30, (len(chosen) - 1) / 3)
         tsne = TSNE(perplexity=perplexity, init="pca", random_state=0)
         found = tsne.fit_transform(reduced[chosen])
-        near = KNeighborsRegressor(3, weights="distance").fit(reduced[chosen], found)
-        places = near.predict(reduced)
+        places = np.empty((count, 2), found.dtype)
         places[chosen] = found
+        others = np.setdiff1d(np.arange(count), chosen)
+        if len(others):
+            near = KNeighborsRegressor(3, weights="distance").fit(reduced[chosen], found)
+            places[others] = near.predict(reduced[others])
     places = places - places.min(0)
     return (places / places.max()).astype(np.float32), len(chosen)
 

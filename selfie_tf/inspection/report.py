@@ -11,7 +11,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from selfie_tf.benchmarks.speed import step_seconds
-from selfie_tf.config import assign, flatten
+from selfie_tf.config import assign, files, flatten
 from selfie_tf.data import make_source
 from selfie_tf.data.source import BatchShard, reading
 from selfie_tf.distribution import strategy as distribution
@@ -48,7 +48,7 @@ class Inspection:
 
 
 def inspect(
-    config, data_dir: str, limit: int, load_config, config_name: str = "", seconds: float = _SECONDS
+    config, data_dir: str, limit: int, config_name: str = "", seconds: float = _SECONDS
 ) -> Inspection:
     """Looks at the images that `config.data` names, and times training on them.
 
@@ -56,7 +56,6 @@ def inspect(
       config: A `config.PretrainConfig`.
       data_dir: See `data.make_source`.
       limit: How many images to look at, at most.
-      load_config: A function from the name of one of the package's configs to the config.
       config_name: What `config` is called, to time it; empty to time the suggested one, with the
         keys that were set explicitly in `config`.
       seconds: Least duration of the measurement.
@@ -77,9 +76,9 @@ def inspect(
     given = {key: flatten(config)[key] for key in sorted(config.explicit_keys())}
     given["data.name"] = config.data.name
     gpu = bool(tf.config.list_physical_devices("GPU"))
-    suggestion = suggest.suggest(seen, source.num_train, given, load_config, gpu)
+    suggestion = suggest.suggest(seen, source.num_train, given, gpu)
     if not config_name:
-        config, config_name = load_config(suggestion.config), f"{suggestion.config} as suggested"
+        config, config_name = files.get(suggestion.config), f"{suggestion.config} as suggested"
         for key, value in suggestion.values.items():
             assign(config, key, value)
         config.validate()

@@ -4,7 +4,7 @@
    160 pixels on `selfie_imagenet224`; below, `selfie_cifar10`, with images and patches of twice the
    size (64 and 16) from 64 pixels on.
 2. Batch. 128, or the largest power of two of which the training images make ten batches, if that is
-   smaller; at least 8. The papers' batches suit TPUs.
+   smaller; at least 8 where there are as many images. The papers' batches suit TPUs.
 3. Steps. 100 epochs, but at least 2,000 steps and at most the config's.
 4. Learning rate. 0.05, which was used with batches of 128 so far (docs/RESULTS.md); the papers' 0.1
    goes with batches of 512 and more.
@@ -22,6 +22,8 @@ import math
 
 import numpy as np
 
+from selfie_tf.config import files
+
 
 @dataclasses.dataclass(frozen=True)
 class Suggestion:
@@ -38,14 +40,13 @@ class Suggestion:
     reasons: dict
 
 
-def suggest(seen: list, train: int, given: dict, load_config, gpu: bool) -> Suggestion:
+def suggest(seen: list, train: int, given: dict, gpu: bool) -> Suggestion:
     """Applies the rules above.
 
     Args:
       seen: A list of `survey.Seen`, at least one of them readable.
       train: How many training images there are.
       given: {key: value} of what the user set, `data.name` among it.
-      load_config: A function from the name of a config to the config.
       gpu: Whether there is a GPU.
     """
     readable = [image for image in seen if not image.error]
@@ -60,9 +61,9 @@ def suggest(seen: list, train: int, given: dict, load_config, gpu: bool) -> Sugg
     if name == "selfie_cifar10" and side >= 64:
         values |= {"data.image_size": 64, "patches.size": 16}
         reasons["data.image_size"] = words
-    config = load_config(name)
+    config = files.get(name)
     if name != "quickstart":
-        batch = min(128, max(8, 2 ** int(math.log2(max(train // 10, 1)))))
+        batch = min(128, max(8, _power_of_two(train // 10)), _power_of_two(train))
         steps = min(max(100 * train // batch, 2000), config.train.steps)
         steps = steps // 100 * 100
         values |= {
@@ -83,6 +84,11 @@ def suggest(seen: list, train: int, given: dict, load_config, gpu: bool) -> Sugg
         reasons["data.corrupt_budget"] = f"{unreadable:.1%} of the files are unreadable"
     reasons = {key: words for key, words in reasons.items() if key not in given}
     return Suggestion(name, {**values, **given}, reasons)
+
+
+def _power_of_two(number):
+    """The largest one up to `number`; at least 1."""
+    return 2 ** int(math.log2(max(number, 1)))
 
 
 def command_line(suggestion: Suggestion) -> list:

@@ -20,9 +20,9 @@ class StartUp:
         self.parts = {}
 
     def end(self, part: str) -> None:
-        """Notes that `part` ends now, and the next one begins."""
+        """Notes that `part`, or a further piece of it, ends now, and the next one begins."""
         now = time.time()
-        self.parts[part] = now - self._end
+        self.parts[part] = self.parts.get(part, 0.0) + now - self._end
         self._end = now
 
     def report(self) -> None:

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from selfie_tf import cli
-from selfie_tf.cli import config_files
 from selfie_tf.config import PatchFormerConfig, SelfieConfig
 from selfie_tf.data import make_source, synthetic
 from selfie_tf.data.source import IndexedSource
@@ -290,6 +289,8 @@ def make_seen(side, unreadable=0):
         (54_000, 32, "selfie_cifar10", {"train.batch_size": 128, "train.steps": 42_100}),
         (60_000, 64, "selfie_cifar10", {"data.image_size": 64, "patches.size": 16}),
         (200, 159, "selfie_cifar10", {"train.batch_size": 16, "train.steps": 2000}),
+        (60, 32, "selfie_cifar10", {"train.batch_size": 8}),
+        (6, 32, "selfie_cifar10", {"train.batch_size": 4}),
         (18_000, 160, "selfie_imagenet224", {"train.batch_size": 128, "train.steps": 14_000}),
         (2_000_000, 500, "selfie_imagenet224", {"train.steps": 120_000}),
     ],
@@ -297,7 +298,7 @@ def make_seen(side, unreadable=0):
 @pytest.mark.parametrize("gpu", [False, True])
 def test_the_rules(count, side, config, expected, gpu):
     given = {"data.name": "folder:my images"}
-    found = suggest.suggest(make_seen(side), count, given, config_files.get, gpu)
+    found = suggest.suggest(make_seen(side), count, given, gpu)
     assert found.config == config and expected.items() <= found.values.items()
     assert found.values.get("model.width") == (None if gpu else 16)
     assert "data.corrupt_budget" not in found.values
@@ -305,7 +306,7 @@ def test_the_rules(count, side, config, expected, gpu):
 
 def test_a_suggestion_allows_the_unreadable_files_and_keeps_what_was_given():
     given = {"data.name": "folder:x", "model.width": 4}
-    found = suggest.suggest(make_seen(32, 10), 100, given, config_files.get, False)
+    found = suggest.suggest(make_seen(32, 10), 100, given, False)
     assert 0.1 <= found.values["data.corrupt_budget"] <= 0.102
     assert found.values["model.width"] == 4 and "model.width" not in found.reasons
 
@@ -467,4 +468,4 @@ def test_durations():
 def test_a_source_that_cannot_be_read_is_one_line(tiny_config, monkeypatch):
     tiny_config.data.name = "tfds:nothing_like_it"
     with pytest.raises(UserError, match="nothing_like_it"):
-        report.inspect(tiny_config, "/nowhere", 10, config_files.get)
+        report.inspect(tiny_config, "/nowhere", 10)

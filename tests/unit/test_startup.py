@@ -29,12 +29,14 @@ def test_the_parts_of_a_start_add_up(clock, caplog):
     parts = StartUp(began=93.75)
     parts.end("imports")
     clock(1.125)
-    parts.end("data")
+    parts.end("pictures")
+    clock(0.5)
+    parts.end("pictures")
     clock(5.875)
     parts.end("first step")
-    assert parts.parts == {"imports": 6.25, "data": 1.125, "first step": 5.875}
+    assert parts.parts == {"imports": 6.25, "pictures": 1.625, "first step": 5.875}
     parts.report()
-    line = "first step done after 13.2 s: imports 6.2, data 1.1, first step 5.9"
+    line = "first step done after 13.8 s: imports 6.2, pictures 1.6, first step 5.9"
     assert caplog.messages == [line]
 
 
