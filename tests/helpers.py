@@ -219,6 +219,7 @@ def assert_same_logs(workdir, expected, *differing):
     found, wanted = log_points(workdir), log_points(expected)
     for point in (*found, *wanted):
         assert point.pop("images_per_second") > 0
+        assert point.pop("memory_mb") > 0
     assert found == wanted
     found, wanted = result_of(workdir), result_of(expected)
     for result in (found, wanted):

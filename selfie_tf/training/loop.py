@@ -9,6 +9,7 @@ import time
 import typing
 
 import numpy as np
+import psutil
 import tensorflow as tf
 import tf_keras as keras
 
@@ -247,6 +248,7 @@ class TrainingCallback(keras.callbacks.Callback):
             **{name: value for name, value in values.items() if name != "nonfinite_steps"},
             "learning_rate": optimizers.current_learning_rate(self.model.optimizer),
             "images_per_second": rate * train.batch_size,
+            "memory_mb": psutil.Process().memory_info().rss / 1e6,
             "window": step - self._logged,
         }
         self._run.directory.append("metrics.jsonl", point)

@@ -66,7 +66,7 @@ def test_a_run_leaves_what_the_readme_says(uninterrupted):
     assert result["averaged_steps"] == STEPS  # all there are, being fewer than 50
     points = log_points(uninterrupted)
     assert [p["step"] for p in points] == [4, 8, 12, 16, 20, 24]
-    for key in ("loss", "patch_accuracy", "learning_rate", "images_per_second"):
+    for key in ("loss", "patch_accuracy", "learning_rate", "images_per_second", "memory_mb"):
         assert all(np.isfinite(p[key]) for p in points)
     assert np.mean([p["loss"] for p in points]) == pytest.approx(result["loss"])
     steps = sorted(p.name for p in (uninterrupted / "checkpoints").iterdir())
