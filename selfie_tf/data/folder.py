@@ -19,6 +19,7 @@ from selfie_tf.data.source import HELD_OUT_SPLITS, NOT_REMOTE, IndexedSource, al
 from selfie_tf.errors import UserError
 
 _UNKNOWN = -2
+_LOOKED_AT = 32  # files by one call of Python
 
 
 class FolderSource(IndexedSource):
@@ -104,8 +105,7 @@ class FolderSource(IndexedSource):
         # What the headers say, kept for the next epochs. Only files called JPEGs are worth a look.
         jpeg = [name.lower().endswith((".jpg", ".jpeg")) for name in self._files]
         self._any_jpeg = any(jpeg)
-        with tf.device("CPU:0"):  # where tf.data works
-            self._halvings = tf.Variable(np.where(jpeg, _UNKNOWN, NOT_ORDINARY).astype(np.int8))
+        self._halvings = np.where(jpeg, _UNKNOWN, NOT_ORDINARY).astype(np.int8)
 
     def _label(self, train, test, roots):
         """Returns the labels of both lists, or None; sets `class_names` or `no_labels`."""
@@ -143,17 +143,15 @@ class FolderSource(IndexedSource):
             return super()._read(numbers, locate, items, labels)
         paths, files, labels = tf.constant(self._files), tf.constant(items), tf.constant(labels)
 
-        def read(k):
-            position, index = locate(k)
-            file = tf.gather(files, index)
-            halvings = self._look(file)
+        def look(positions, indices):
+            return positions, indices, self._look(tf.gather(files, indices))
 
+        def read(position, index, halvings):
             def decode(_):
-                image = decode_jpeg(tf.io.read_file(tf.gather(paths, file)), halvings)
-                return position, image, tf.gather(labels, index)
+                content = tf.io.read_file(tf.gather(paths, tf.gather(files, index)))
+                return position, decode_jpeg(content, halvings), tf.gather(labels, index)
 
             def load(_):
-                self._note(file, NOT_ORDINARY)
                 image, taken = self._load(items, index)
                 return position, image, tf.gather(labels, taken)
 
@@ -162,30 +160,26 @@ class FolderSource(IndexedSource):
             decoded = tf.data.Dataset.range(ordinary).map(decode).ignore_errors()
             return decoded.concatenate(tf.data.Dataset.range(1).map(load)).take(1)
 
-        return numbers.interleave(read, num_parallel_calls=tf.data.AUTOTUNE)
+        located = numbers.map(locate, num_parallel_calls=tf.data.AUTOTUNE).batch(_LOOKED_AT)
+        looked_at = located.map(look, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+        return looked_at.interleave(read, num_parallel_calls=tf.data.AUTOTUNE)
 
-    def _look(self, file):
-        """The `jpeg_halvings` of a file, int8; it is only looked at if that is not known yet."""
+    def _look(self, files):
+        """The `jpeg_halvings` of files, int8; a header is only read if that is not known yet."""
 
-        def look():
-            found = tf.numpy_function(
-                lambda i: np.int8(jpeg_halvings(self._files[i], self._max_pixels, self._min_side)),
-                [file],
-                tf.int8,
-            )
-            found = tf.ensure_shape(found, [])
-            self._note(file, found)
-            return found
+        def look(files):
+            for i in files:
+                if self._halvings[i] == _UNKNOWN:
+                    path = self._files[i]
+                    self._halvings[i] = jpeg_halvings(path, self._max_pixels, self._min_side)
+            return self._halvings[files]
 
-        known = tf.gather(self._halvings, file)
-        return tf.cond(known == _UNKNOWN, look, lambda: known)
-
-    def _note(self, file, halvings):
-        halvings = tf.reshape(tf.cast(halvings, tf.int8), [1])
-        self._halvings.scatter_update(tf.IndexedSlices(halvings, [file]))
+        return tf.ensure_shape(_stateless(look, [files], tf.int8), [None])
 
     def _load(self, items, index):
         def load(i):
+            # Where TensorFlow could not decode an ordinary JPEG, it need not try again.
+            self._halvings[items[i]] = NOT_ORDINARY
             # An unreadable file gives way to the next one, so that the image at a position stays a
             # function of the position.
             for k in range(len(items)):
@@ -200,7 +194,7 @@ class FolderSource(IndexedSource):
             self.failure = UserError(f"none of {len(items)} images is readable, not even {path}")
             raise self.failure
 
-        image, taken = tf.numpy_function(load, [index], [tf.uint8, tf.int64])
+        image, taken = _stateless(load, [index], [tf.uint8, tf.int64])
         return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(taken, [])
 
     def _count(self, path, error):
@@ -214,6 +208,15 @@ class FolderSource(IndexedSource):
                 f"repair or remove it, or raise {self.budget_flag}"
             )
             raise self.failure
+
+
+def _stateless(function, inputs, dtypes):
+    """Calls Python in tf.data: with the same inputs, the same outputs.
+
+    Functions that keep state would run one after the other where op determinism is on, and nothing
+    would be read ahead. What these note of a file changes no output.
+    """
+    return tf.numpy_function(function, inputs, dtypes, stateful=False)
 
 
 def list_images(path: str) -> list:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tensorflow.core.framework import graph_pb2
+from tensorflow.python.framework import op_def_registry
 
 from selfie_tf.config import FinetuneConfig, SelfieConfig
 from selfie_tf.data import check_batch_size, crops, make_source, pipeline
@@ -467,8 +469,17 @@ def test_python_reads_only_what_is_no_ordinary_jpeg_and_looks_at_a_file_once(jpe
     others = {name for name in source.train_ids() if not name[0].isdigit()}
     assert len(others) >= 4 and set(read) == others
     # TensorFlow does not try again what it has refused, as "padded".
-    ordinary = source._halvings.numpy()[: source.num_train] >= 0
+    ordinary = source._halvings[: source.num_train] >= 0
     assert {name for name, is_one in zip(source.train_ids(), ordinary) if not is_one} == others
+
+
+def test_no_function_of_a_folder_keeps_state(jpegs):
+    """With op determinism such a function would make the whole input run without parallelism."""
+    images = FolderSource(str(jpegs), 1, 0, 0, 10**8).train_images(0, 0, BatchShard(1))
+    library = graph_pb2.GraphDef.FromString(images._as_serialized_graph().numpy()).library
+    ops = {node.op for function in library.function for node in function.node_def}
+    keeping = {op for op in ops if op_def_registry.get(op).is_stateful}
+    assert "PyFuncStateless" in ops and keeping <= {"RangeDataset"}  # which is let through
 
 
 def test_a_jpeg_that_breaks_off_is_a_corrupt_image(jpegs, caplog):
