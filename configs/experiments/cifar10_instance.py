@@ -1,6 +1,7 @@
 """How to train Selfie's instance loss at a fixed number of images (docs/RESULTS.md).
 
-    python bin/experiment.py --config=configs/experiments/cifar10_instance.py --workdir=runs/instance
+    python bin/experiment.py --config=configs/experiments/cifar10_instance.py \
+        --workdir=runs/instance
 
 The instance loss alone, as in cifar10_recipes.py: with other learning rates, and with smaller
 batches and as many more steps. One pretraining each, on validation images.

@@ -113,16 +113,24 @@ class NormReLU(keras.layers.Layer):
         super().__init__(**kwargs)
         self.momentum = momentum
         self.synchronized = synchronized
-        self.norm = keras.layers.BatchNormalization(
-            momentum=momentum, epsilon=1e-5, synchronized=synchronized, name="norm"
-        )
 
     def build(self, input_shape):
+        # On CPUs the kernels for bfloat16 work on 16 channels at once. With other numbers of
+        # channels the forward pass takes 4 times as long as in float32, the gradient 8 times.
+        narrow = self.compute_dtype == "bfloat16" and input_shape[-1] % 16
+        self.norm = keras.layers.BatchNormalization(
+            momentum=self.momentum,
+            epsilon=1e-5,
+            synchronized=self.synchronized,
+            dtype="float32" if narrow else self.dtype_policy,
+            name="norm",
+        )
         build(self.norm, input_shape)
         super().build(input_shape)
 
     def call(self, inputs, training=None):
-        return tf.nn.relu(self.norm(inputs, training=training))
+        x = tf.nn.relu(self.norm(inputs, training=training))
+        return tf.cast(x, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return tf.TensorShape(input_shape)

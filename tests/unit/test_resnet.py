@@ -208,6 +208,20 @@ def randomise(layer, seed=0):
         variable.assign(value)
 
 
+@pytest.mark.parametrize("channels, inside", [(8, "float32"), (24, "float32"), (16, "bfloat16")])
+def test_bfloat16_normalises_other_than_16_channels_in_float32(channels, inside):
+    x = np.random.default_rng(0).normal(3, 2, [4, 3, 3, channels]).astype(np.float32)
+    x = tf.cast(x, tf.bfloat16)
+    exact, layer = resnet.NormReLU(), resnet.NormReLU(dtype="mixed_bfloat16")
+    expected = tf.cast(exact(tf.cast(x, tf.float32), training=True), tf.bfloat16)
+    outputs = layer(x, training=True)
+    assert outputs.dtype == tf.bfloat16 and layer.norm.compute_dtype == inside
+    np.testing.assert_allclose(tf.cast(outputs, "float32"), tf.cast(expected, "float32"), 1e-2)
+    for name in ("moving_mean", "moving_variance"):
+        assert getattr(layer.norm, name).dtype == tf.float32
+        np.testing.assert_allclose(getattr(layer.norm, name), getattr(exact.norm, name), 1e-2)
+
+
 @pytest.mark.parametrize("strides, project", [(1, False), (1, True), (2, True)])
 def test_unit_is_pre_activated(strides, project):
     """Equation by equation: normalisation and ReLU come before each convolution."""
@@ -334,6 +348,7 @@ def test_get_config_has_every_argument(layer_class, arguments):
 @pytest.mark.full_depth
 def test_arguments_reach_the_layers():
     network = resnet.ResNetV2(width=2, norm_momentum=0.8, synchronized=True)
+    network.build([None, 8, 8, 3])
     norms = [m for m in network.submodules if isinstance(m, keras.layers.BatchNormalization)]
     assert len(norms) == 3 * (3 + 4 + 6) + 1
     for norm in norms:
