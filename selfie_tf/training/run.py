@@ -183,7 +183,7 @@ class Run:
 def make_deterministic(config, strategy: tf.distribute.Strategy) -> bool:
     """Sets the seeds, and on CPUs TensorFlow's op determinism, for good: returns whether it is on.
 
-    tf.data then runs all in one thread whose functions keep state, as those of folders do.
+    tf.data then runs an input in one thread if one of its functions keeps state.
     """
     keras.utils.set_random_seed(config.train.seed)
     if distribution.is_tpu(strategy) or tf.config.list_logical_devices("GPU"):
