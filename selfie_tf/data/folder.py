@@ -152,7 +152,7 @@ class FolderSource(IndexedSource):
                 return position, decode_jpeg(content, halvings), tf.gather(labels, index)
 
             def load(_):
-                image, taken = self._load(items, index)
+                image, taken = self._load(items, index, refused=True)
                 return position, image, tf.gather(labels, taken)
 
             # The first that gives an image. Nothing else in tf.data can take an error back.
@@ -176,10 +176,12 @@ class FolderSource(IndexedSource):
 
         return tf.ensure_shape(_stateless(look, [files], tf.int8), [None])
 
-    def _load(self, items, index):
+    def _load(self, items, index, refused=False):
+        """See `IndexedSource._load`; what TensorFlow has refused, it need not try again."""
+
         def load(i):
-            # Where TensorFlow could not decode an ordinary JPEG, it need not try again.
-            self._halvings[items[i]] = NOT_ORDINARY
+            if refused:
+                self._halvings[items[i]] = NOT_ORDINARY
             # An unreadable file gives way to the next one, so that the image at a position stays a
             # function of the position.
             for k in range(len(items)):
