@@ -193,6 +193,7 @@ class FolderSource(IndexedSource):
                     return image, np.int64((i + k) % len(items))
                 except Exception as error:  # decoders raise errors of all kinds
                     self._count(path, error)
+            self._check_budget()  # other threads have counted some of them
             self.failure = UserError(f"none of {len(items)} images is readable, not even {path}")
             raise self.failure
 
@@ -201,9 +202,13 @@ class FolderSource(IndexedSource):
 
     def _count(self, path, error):
         self._corrupt[path] = str(error)
-        total = self.num_train + self.num_held_out
         logging.warning("skipped unreadable image %s (%s)", path, error)
+        self._check_budget()
+
+    def _check_budget(self):
+        total = self.num_train + self.num_held_out
         if len(self._corrupt) > allowed(self._budget, total):
+            path, error = list(self._corrupt.items())[-1]
             self.failure = UserError(
                 f"{len(self._corrupt)} of {total} images are unreadable, more than "
                 f"data.corrupt_budget={self._budget:g} allows; the last one: {path} ({error}); "

@@ -543,6 +543,16 @@ def test_too_many_corrupt_images_are_an_error_naming_the_last(any_folder):
     assert any_folder.name in message and "data.corrupt_budget" in message and "\n" not in message
 
 
+def test_images_that_another_thread_found_unreadable_count_as_well(any_folder):
+    source = make_source(folder_config(any_folder).data)
+    for path in list_images(str(any_folder)):
+        source._corrupt[path] = "truncated"
+        os.truncate(path, 60)
+    with pytest.raises(tf.errors.OpError):
+        list(source.held_out_images())
+    assert "data.corrupt_budget" in str(source.failure)
+
+
 @pytest.mark.parametrize("make_folder, expected", [(False, "no such folder"), (True, "no images")])
 def test_folders_without_images(tmp_path, make_folder, expected):
     path = tmp_path / "x"
