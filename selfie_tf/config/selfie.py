@@ -74,6 +74,9 @@ class ViewsConfig(AugmentConfig):
     min_crop_area: float = bounded(
         0.2, 1e-3, 1, "Smallest fraction of the image's area that a view keeps."
     )
+    size: int = bounded(
+        0, 0, help="Side of the views, in pixels; smaller ones cost less. 0: data.image_size."
+    )
 
 
 @dataclasses.dataclass
@@ -105,6 +108,11 @@ class SelfieConfig(PretrainConfig):
         return round(self.patches.context_fraction * self.num_patches)
 
     @property
+    def view_size(self) -> int:
+        """The side of the views that `model.instance_weight` compares, in pixels."""
+        return self.views.size or self.data.image_size
+
+    @property
     def num_targets(self) -> int:
         """T, the hidden patches, all predicted at once."""
         return self.num_patches - self.num_context
@@ -118,7 +126,7 @@ class SelfieConfig(PretrainConfig):
                 f"{self.num_context} context and {self.num_targets} target patches of "
                 f"{self.num_patches}: at least 1 and 2 are needed"
             )
-        model, size = self.model, self.data.image_size
+        model, size = self.model, self.view_size
         if model.query == "per_location" and model.pooling != "attention":
             raise UserError(
                 f"model.pooling={model.pooling}: model.query=per_location attends over the context "

@@ -48,9 +48,9 @@ class Selfie(Method):
             tf.random.experimental.stateless_fold_in(seed, tf.constant(i, tf.int64))
             for i in (1, 2, 3)
         )
-        size, area = config.data.image_size, config.views.min_crop_area
+        size, area = config.view_size, config.views.min_crop_area
         views = tf.stack([random_resized_crop(image, size, area, s) for s in (one, two)])
-        return {"views": augment_patches(views, config.views, noise)}  # [2, S, S, 3]
+        return {"views": augment_patches(views, config.views, noise)}  # [2, V, V, 3]
 
     def build(self, config: SelfieConfig) -> SelfiePretrainer:
         """See `Method.build`."""
@@ -131,7 +131,7 @@ class Selfie(Method):
         model, dim = config.model, config.model.hidden_dim
         total = self._jigsaw_flop(config) if model.jigsaw_weight else 0
         if model.instance_weight:
-            view = flops.patch_network_flop(model.width, model.stem, config.data.image_size)
+            view = flops.patch_network_flop(model.width, model.stem, config.view_size)
             total += 2 * (view + 2 * dim * (dim + model.projection_dim))
         return total
 

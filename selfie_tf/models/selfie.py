@@ -236,7 +236,7 @@ class SelfiePretrainer(TrainableModel):
         """Tells the two views of each image from those of other images, see `losses.nt_xent`.
 
         Args:
-          views: uint8 `[B, 2, S, S, 3]`.
+          views: uint8 `[B, 2, V, V, 3]`.
           training: Whether layers behave as in training.
 
         Returns:
@@ -259,7 +259,7 @@ class SelfiePretrainer(TrainableModel):
         """See `TrainableModel.measure`.
 
         Args:
-          data: The `x` of `call`, with `views` uint8 `[B, 2, S, S, 3]` for the instance loss. They
+          data: The `x` of `call`, with `views` uint8 `[B, 2, V, V, 3]` for the instance loss. They
             may be missing in evaluation; then the loss is the jigsaw's alone.
           training: Whether layers behave as in training.
 
@@ -275,5 +275,5 @@ class SelfiePretrainer(TrainableModel):
             measured |= {"instance_loss": instance, "instance_accuracy": accuracies}
             losses.append(self.instance_weight * instance)
         elif self.instance_weight and (training or not losses):
-            raise ValueError("instance_weight needs `views` in the batch, uint8 [B, 2, S, S, 3]")
+            raise ValueError("instance_weight needs `views` in the batch, uint8 [B, 2, V, V, 3]")
         return {"loss": tf.add_n(losses), **measured}
