@@ -1,4 +1,4 @@
-"""What more pretraining buys on CIFAR-10: the instance loss in 500 to 8,000 steps (docs/RESULTS.md).
+"""What more pretraining buys on CIFAR-10: the instance loss in 500 to 4,000 steps (docs/RESULTS.md).
 
     python bin/experiment.py --config=configs/experiments/cifar10_steps.py \
         --workdir=runs/steps

@@ -88,6 +88,7 @@ def test_patchformer_configs_that_cannot_work(values, expected):
             ["train.batch_size=1", "model.instance_weight", "at least 2"],
         ),
         ({"views.jitter": 32}, ["views.jitter=32", "from 0 to 31"]),
+        ({"views.size": 8, "views.jitter": 8}, ["views.jitter=8", "from 0 to 7"]),
         ({"model.negatives": "none"}, ["model.negatives='none'", "replica, all"]),
         ({"model.temperature": 0.0}, ["model.temperature=0.0"]),
     ],

@@ -1,5 +1,7 @@
 """Selfie with an instance loss: the two views of each image, the model, and what is left alone."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,6 +10,7 @@ import tf_keras as keras
 from selfie_tf.config import SelfieConfig
 from selfie_tf.data.source import IndexedSource
 from selfie_tf.errors import UserError
+from selfie_tf.methods import METHODS
 from selfie_tf.models.selfie import SelfiePretrainer
 from selfie_tf.models.transfer import copy_weights
 from selfie_tf.training.build import build_pretrainer
@@ -78,6 +81,21 @@ def test_views_have_no_black_margin(rng):
     (batch,) = as_numpy(training_batches(IndexedSource(white, white), config), 1)
     assert (batch["context_patches"] == 0).any()
     assert batch["views"].shape == (16, 2, 16, 16, 3) and (batch["views"] == 255).all()
+
+
+def test_smaller_views_show_the_same_and_cost_less(rng):
+    source = random_source(rng)
+    config = make_config(**OFF, size=8)
+    (large,) = as_numpy(training_batches(source, make_config(**OFF)), 1)
+    (small,) = as_numpy(training_batches(source, config), 1)
+    np.testing.assert_array_equal(large["context_patches"], small["context_patches"])
+    assert large["views"].shape == (16, 2, 16, 16, 3) and small["views"].shape == (16, 2, 8, 8, 3)
+    halved = large["views"].reshape(16, 2, 8, 2, 8, 2, 3).mean((3, 5))
+    assert np.corrcoef(halved.ravel(), small["views"].ravel())[0, 1] > 0.9
+    method = METHODS["selfie"]
+    config.model.jigsaw_weight = 0.0
+    before = method.forward_flop(dataclasses.replace(config, views=make_config().views))
+    assert 3.5 < before / method.forward_flop(config) < 4
 
 
 @pytest.mark.parametrize("smallest", [0.05, 0.6])
