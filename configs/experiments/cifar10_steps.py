@@ -1,10 +1,10 @@
-"""What more pretraining buys on CIFAR-10: the instance loss in 500 to 4,000 steps (docs/RESULTS.md).
+"""What more pretraining buys on CIFAR-10 (docs/RESULTS.md).
 
     python bin/experiment.py --config=configs/experiments/cifar10_steps.py \
         --workdir=runs/steps
 
-The instance loss alone, as in cifar10_recipes.py, and the published loss with as many
-image-forwards. One pretraining each, on validation images.
+500 to 4,000 steps of the instance loss alone, as in cifar10_recipes.py, and the published loss with
+as many image-forwards. One pretraining each, on validation images.
 Result: see docs/RESULTS.md.
 """
 
