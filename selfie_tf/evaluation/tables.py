@@ -8,7 +8,9 @@ def finetuned_report(result: dict) -> str:
     """Formats the result of `evaluate_finetuned`; at most 20 classes, those of lowest recall."""
     headline = describe_metrics(result)
     table = sorted(result["classes"], key=lambda row: 2 if row["recall"] is None else row["recall"])
-    lines = [result["model"], f"{result['data']}: {headline}", ""]
+    balanced = next(v for k, v in result.items() if k.endswith("balanced_accuracy"))
+    lines = [result["model"], f"{result['data']}: {headline}"]
+    lines += [f"balanced accuracy, the mean of the classes' recall: {balanced:.4f}", ""]
     width = max(len(row["class"]) for row in table[:20])
     lines.append(f"{'class':{width}}  images  recall  precision  most confused with")
     for row in table[:20]:

@@ -12,6 +12,7 @@ from selfie_tf.config import FinetuneConfig, PretrainConfig, assign
 from selfie_tf.errors import UserError
 
 SCRATCH = "scratch"
+METRICS = ("top1", "balanced_accuracy")
 
 
 @dataclasses.dataclass
@@ -38,12 +39,15 @@ class Task:
       pretrainings: Number of pretrainings per recipe, each with another seed.
       seeds: Number of finetunings per pretraining, each with another seed and subset of labels.
       recipes: Names of the recipes; empty for all.
+      metric: What recipes are compared by: "top1", or "balanced_accuracy" where some classes are
+        rare.
     """
 
     config: FinetuneConfig
     pretrainings: int = 1
     seeds: int = 5
     recipes: tuple = ()
+    metric: str = "top1"
 
 
 @dataclasses.dataclass
@@ -152,6 +156,10 @@ class Experiment:
                 raise UserError(f"task {name!r}: there is no recipe {unknown[0]!r}")
             if task.pretrainings < 1 or task.seeds < 1:
                 raise UserError(f"task {name!r}: pretrainings and seeds must be at least 1")
+            if task.metric not in METRICS:
+                raise UserError(
+                    f"task {name!r}: metric={task.metric!r}, expected {' or '.join(METRICS)}"
+                )
         named = [*((a, task) for a, _, task in self.primary), *self.published]
         named += [(baseline, task) for _, baseline, task in self.primary]
         for recipe, task in named:

@@ -14,7 +14,7 @@ import tf_keras as keras
 from selfie_tf.errors import DivergedError, UserError
 from selfie_tf.evaluation.evaluate import evaluate_pretrained
 from selfie_tf.experiments import rows
-from selfie_tf.experiments.plan import Experiment, setting_name
+from selfie_tf.experiments.plan import METRICS, Experiment, setting_name
 from selfie_tf.storage.files import read_json, sha256, write_atomically
 from selfie_tf.training.cost import gflop_per_image
 from selfie_tf.training.finetune import finetune
@@ -118,7 +118,7 @@ class ExperimentRunner:
         return {
             "setting": setting_name(cell.setting or setting),
             "split": split,
-            **{name: result.get(f"{split}_{name}", "") for name in ("top1", "top5", "loss")},
+            **{name: result.get(f"{split}_{name}", "") for name in (*METRICS, "top5", "loss")},
             "train_loss": result["train_loss"],
             **{name: result["subset"][name] for name in _SUBSET},
             f"{split}_images": result[f"{split}_images"],
@@ -203,9 +203,10 @@ class ExperimentRunner:
         taken.
         """
         tuning, found = self._experiment.tuning, {}
+        metric = self._experiment.tasks[cell.task].metric
         for row in self._rows():
             if (row["kind"], row["recipe"], row.get("task")) == ("tune", cell.recipe, cell.task):
-                found.setdefault(row["setting"], {})[row["seed"]] = row.get("top1", 0) or 0
+                found.setdefault(row["setting"], {})[row["seed"]] = row.get(metric, 0) or 0
         settings = tuning.settings()
         scores = [list(found.get(setting_name(s), {}).values()) for s in settings]
         if any(len(values) < tuning.draws for values in scores):

@@ -16,14 +16,15 @@ class Score:
     Attributes:
       pretraining: Number of the pretraining. Recipes without one have it too, for pairs.
       seed: Of the finetuning.
-      top1: Accuracy in [0, 1].
+      accuracy: In [0, 1].
       network: Name of the pretrained network; "" without one.
-      correct: bool `[N]`, whether each test image is classified correctly; None if not known.
+      correct: float64 `[N]`, whose mean is the accuracy: whether each test image is classified
+        correctly, of balanced accuracy over its class's share of them; None if not known.
     """
 
     pretraining: int
     seed: int
-    top1: float
+    accuracy: float
     network: str = ""
     correct: np.ndarray | None = None
 
@@ -55,8 +56,8 @@ def mean_and_deviation(scores: list) -> tuple:
       is None for a single finetuning.
     """
     groups = _groups(scores, lambda score: (score.pretraining, score.network))
-    means = [np.mean([score.top1 for score in group]) for group in groups]
-    spread = means if len(means) > 1 else [score.top1 for score in scores]
+    means = [np.mean([score.accuracy for score in group]) for group in groups]
+    spread = means if len(means) > 1 else [score.accuracy for score in scores]
     deviation = float(np.std(spread, ddof=1)) if len(spread) > 1 else None
     return float(np.mean(means)), deviation
 
@@ -83,7 +84,7 @@ def compare(scores: list, baseline: list) -> Difference | None:
     if not pairs:
         return None
     groups = _groups(pairs, lambda pair: (pair[0].pretraining, pair[0].network, pair[1].network))
-    means = np.array([np.mean([a.top1 - b.top1 for a, b in group]) for group in groups])
+    means = np.array([np.mean([a.accuracy - b.accuracy for a, b in group]) for group in groups])
     return Difference(
         float(means.mean()),
         _half_width(means, groups),
@@ -129,10 +130,7 @@ def _half_width(means, groups):
     variance = np.var(means, ddof=1) / count
     if all(x.correct is not None for group in groups for pair in group for x in pair):
         per_image = np.mean(
-            [
-                np.mean([a.correct.astype(float) - b.correct for a, b in group], axis=0)
-                for group in groups
-            ],
+            [np.mean([a.correct - b.correct for a, b in group], axis=0) for group in groups],
             axis=0,
         )  # [N]
         variance += np.var(per_image, ddof=1) / len(per_image)

@@ -34,6 +34,7 @@ class Line:
       primary: Whether it is a primary comparison.
       published: (accuracy in %, standard deviation or None) of the paper, or None.
       published_difference: The paper's accuracy minus that of its baseline in %, or None.
+      metric: See `plan.Task`.
     """
 
     recipe: str
@@ -50,23 +51,27 @@ class Line:
     primary: bool = False
     published: tuple | None = None
     published_difference: float | None = None
+    metric: str = "top1"
 
 
-def scores_of(rows: list, recipe: str, task: str, predictions: str = "") -> list:
+def scores_of(
+    rows: list, recipe: str, task: str, predictions: str = "", metric: str = "top1"
+) -> list:
     """The `Score`s of a recipe on a task.
 
     Args:
       rows: See `rows.read_table`.
       recipe, task: Names.
       predictions: Folder of the predictions that an experiment keeps; "" for none.
+      metric: See `plan.Task`.
     """
     return [
         Score(
             row["pretraining"],
             row["seed"],
-            row["top1"],
+            row[metric],
             row["network"],
-            _correct(predictions, row),
+            _correct(predictions, row, metric),
         )
         for row in _final(rows, recipe, task)
         if row["status"] == "finished"
@@ -86,8 +91,8 @@ def summarize(experiment: Experiment, rows: list, predictions: str = "") -> list
       baselines. What has no finished finetuning is left out.
     """
     scores = {
-        (recipe, task): scores_of(rows, recipe, task, predictions)
-        for task in experiment.tasks
+        (recipe, name): scores_of(rows, recipe, name, predictions, task.metric)
+        for name, task in experiment.tasks.items()
         for recipe in experiment.recipes
     }
     first = next(iter(experiment.recipes))
@@ -129,16 +134,18 @@ def _line(experiment, rows, scores, recipe, baseline, task):
         primary,
         published,
         published[0] - theirs[0] if published and theirs else None,
+        experiment.tasks[task].metric,
     )
 
 
 def to_markdown(lines: list) -> str:
     """The lines as a Markdown table; accuracies in per cent, differences in points."""
     published = any(line.published for line in lines)
+    balanced = all(line.metric == "balanced_accuracy" for line in lines)
     head = [
         "task",
         "recipe",
-        "accuracy",
+        "balanced accuracy" if balanced else "accuracy",
         "pretrainings",
         "finetunings",
         "against",
@@ -208,11 +215,11 @@ def pretext_and_downstream(experiment: Experiment, rows: list, pretext: str) -> 
         row["network"]: row[pretext] for row in rows if row["kind"] == "pretrain" and pretext in row
     }
     found = {}
-    for task in experiment.tasks:
+    for task, plan in experiment.tasks.items():
         for recipe in experiment.recipes:
-            scores = scores_of(rows, recipe, task)
+            scores = scores_of(rows, recipe, task, metric=plan.metric)
             points = [
-                (known[network], np.mean([s.top1 for s in scores if s.network == network]))
+                (known[network], np.mean([s.accuracy for s in scores if s.network == network]))
                 for network in dict.fromkeys(s.network for s in scores)
                 if network in known
             ]
@@ -229,13 +236,17 @@ def _final(rows, recipe, task):
     ]
 
 
-def _correct(folder, row):
+def _correct(folder, row, metric):
     path = os.path.join(folder, f"{row['cell'].replace('/', '-')}.npz")
     # Validation images are drawn anew for each seed, so that their noise is in each pair's own.
     if not folder or row.get("split") == "validation" or not tf.io.gfile.exists(path):
         return None
     with tf.io.gfile.GFile(path, "rb") as file, np.load(io.BytesIO(file.read())) as kept:
-        return kept["labels"] == kept["predictions"]
+        labels, correct = kept["labels"], (kept["labels"] == kept["predictions"]).astype(float)
+    if metric == "balanced_accuracy":  # each class counts the same
+        _, classes, images = np.unique(labels, return_inverse=True, return_counts=True)
+        correct *= len(labels) / len(images) / images[classes]
+    return correct
 
 
 def _percent(mean, deviation):

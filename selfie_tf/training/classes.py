@@ -10,6 +10,16 @@ def confusion_matrix(labels, predictions, num_classes: int) -> np.ndarray:
     return confusion_matrix(labels, predictions, labels=range(num_classes))
 
 
+def balanced_accuracy(labels, predictions) -> float:
+    """Averages the recall over classes, so that each counts the same however many images it has.
+
+    Args:
+      labels, predictions: Class numbers, int `[N]`. Classes without images do not count.
+    """
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    return float(np.mean([np.mean(predictions[labels == c] == c) for c in np.unique(labels)]))
+
+
 def per_class(labels, predictions, names) -> list:
     """Measures each class by itself.
 

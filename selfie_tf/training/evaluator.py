@@ -8,11 +8,12 @@ from selfie_tf.distribution import strategy as distribution
 from selfie_tf.errors import UserError
 from selfie_tf.losses import classification_loss, top_k
 from selfie_tf.models.classifier import TOP5_FROM
+from selfie_tf.training.classes import balanced_accuracy
 from selfie_tf.training.run import distribute
 
 
 class ClassifierEvaluator:
-    """Loss, top-1 and (from 20 classes up) top-5 over all held-out images, by all replicas.
+    """Loss and accuracies (top-5 from 20 classes up) over all held-out images, by all replicas.
 
     Args:
       config: A `config.FinetuneConfig`.
@@ -55,10 +56,10 @@ class ClassifierEvaluator:
         """Measures the classifier.
 
         Returns:
-          The metrics {"loss": ..., "top1": ..., "top5": ...}, with accuracies in [0, 1]; and, in
-          the order of the source's held-out images, labels and predicted classes, int64 `[N]`, and
-          the probabilities of the predicted classes, float32 `[N]`. Every worker returns all of
-          them.
+          The metrics {"loss": ..., "top1": ..., "top5": ..., "balanced_accuracy": ...}, with
+          accuracies in [0, 1]; and, in the order of the source's held-out images, labels and
+          predicted classes, int64 `[N]`, and the probabilities of the predicted classes, float32
+          `[N]`. Every worker returns all of them.
 
         Raises:
           UserError: If images have no label.
@@ -85,4 +86,5 @@ class ClassifierEvaluator:
         }
         rows = np.concatenate(rows)
         labels, predictions, probabilities = rows[rows[:, 0] >= 0].T  # others fill the last batch
+        metrics["balanced_accuracy"] = balanced_accuracy(labels, predictions)
         return metrics, labels.astype(np.int64), predictions.astype(np.int64), probabilities

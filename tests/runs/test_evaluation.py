@@ -42,6 +42,8 @@ def test_confusion_matrix_and_table_match_a_loop(rng):
             assert row["precision"] == pytest.approx((labels[told] == i).mean())
         else:
             assert row["precision"] is None
+    recalls = [(answers[labels == i] == i).mean() for i in range(4)]  # e has no image
+    assert classes.balanced_accuracy(labels, answers) == pytest.approx(np.mean(recalls))
 
 
 def test_knn_votes_by_cosine(rng):
@@ -99,6 +101,9 @@ def test_a_finetuned_run(runs):
     known = result_of(runs / "a")
     assert result["test_top1"] == pytest.approx(known["test_top1"], abs=2e-3)
     assert f"test top1 {result['test_top1']:.4f}" in out
+    balanced = np.mean([row["recall"] for row in result["classes"]])
+    assert result["test_balanced_accuracy"] == pytest.approx(balanced)
+    assert f"mean of the classes' recall: {balanced:.4f}" in out
     assert all(name in out for name in synthetic.CLASS_NAMES)
     assert is_png(runs / "a" / "figures" / "confusion.png")
 

@@ -97,6 +97,7 @@ def test_each_pretraining_has_its_seed_and_the_plan_is_not_changed(miniature):
             "task '5%': there is no recipe",
         ),
         ({"tasks": {"5%": Task(FinetuneConfig(), seeds=0)}}, "task '5%': pretrainings and seeds"),
+        ({"tasks": {"5%": Task(FinetuneConfig(), metric="f1")}}, "metric='f1', expected top1 or b"),
         ({"tuning": Tuning({"train.steps": ()})}, "tuning: its grid has a key without values"),
         (
             {"tuning": Tuning({"train.step": (1,)})},

@@ -58,7 +58,7 @@ def test_test_images_are_a_source_of_noise_that_all_pairs_share():
     a, b = (rng.random([3, 2, 400]) < p for p in (0.7, 0.6))
     better, baseline = (
         [
-            Score(p, f, correct[p, f].mean(), network, correct[p, f])
+            Score(p, f, correct[p, f].mean(), network, correct[p, f].astype(float))
             for p, f in itertools.product(range(3), range(2))
         ]
         for correct, network in ((a, "x"), (b, ""))

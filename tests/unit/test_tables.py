@@ -132,6 +132,32 @@ def test_test_images_widen_the_interval(experiment, found, tmp_path):
     assert same.difference == narrow.difference
 
 
+def test_recipes_can_be_compared_by_balanced_accuracy(experiment, found, tmp_path):
+    """Three of four images are of class 0. One recipe knows only these, the other some of all."""
+    labels = np.repeat([0, 1], [300, 100])
+    right = {"scratch": labels == 0, "selfie": np.arange(400) % 4 < 3}
+    kept = [row for row in found if row["recipe"] in right and row["kind"] == "final"]
+    for row in kept:
+        correct = right[row["recipe"]]
+        row["top1"] = np.mean(correct)
+        row["balanced_accuracy"] = np.mean([np.mean(correct[labels == c]) for c in (0, 1)])
+        predictions = np.where(correct, labels, 1 - labels)
+        np.savez(tmp_path / row["cell"].replace("/", "-"), labels=labels, predictions=predictions)
+    for score in tables.scores_of(kept, "scratch", "1%", str(tmp_path), "balanced_accuracy"):
+        assert score.accuracy == pytest.approx(0.5) == score.correct.mean()
+    line = by_names(tables.summarize(experiment, kept))["selfie", "scratch", "1%"]
+    assert line.difference.mean == pytest.approx(0)  # by plain accuracy
+    for task in experiment.tasks.values():
+        task.metric = "balanced_accuracy"
+    lines = tables.summarize(experiment, kept, str(tmp_path))
+    line = by_names(lines)["selfie", "scratch", "1%"]
+    assert line.difference.mean == pytest.approx(0.25)
+    per_image = right["selfie"] * 1.0 - right["scratch"]
+    variance = sum(per_image[labels == c].var() / (labels == c).sum() for c in (0, 1)) / 4
+    assert line.difference.half_width > 4.30 * np.sqrt(variance)  # t for two degrees of freedom
+    assert "| balanced accuracy |" in tables.to_markdown(lines)
+
+
 def test_pretext_accuracy_beside_accuracy_after_finetuning(experiment, found):
     points = tables.pretext_and_downstream(experiment, found, "held_out_patch_accuracy_uncropped")
     assert set(points) == {"1%", "5%"} and set(points["1%"]) == {"selfie", "plus"}
