@@ -115,6 +115,11 @@ def define_images(values: flags.FlagValues, run: str) -> None:
         flag_values=values,
     )
     define_data_dir(values)
+    define_corrupt_budget(values)
+
+
+def define_corrupt_budget(values: flags.FlagValues) -> None:
+    """Defines --corrupt_budget for the images of a run that is finished."""
     flags.DEFINE_float(
         "corrupt_budget",
         None,

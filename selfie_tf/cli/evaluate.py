@@ -13,7 +13,7 @@ import os
 
 from absl import flags
 
-from selfie_tf.cli.common import Arguments, Command, define_data_dir
+from selfie_tf.cli.common import Arguments, Command, define_corrupt_budget, define_data_dir
 
 
 def define(values: flags.FlagValues) -> None:
@@ -31,6 +31,7 @@ def define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     define_data_dir(values)
+    define_corrupt_budget(values)
     flags.DEFINE_integer(
         "train_images",
         10_000,
@@ -60,6 +61,7 @@ def run(arguments: Arguments) -> None:
         "output": os.path.expanduser(values.output) or path,
         "data_name": values.data_name,
         "data_dir": os.path.expanduser(values.data_dir),
+        "corrupt_budget": values.corrupt_budget,
     }
     if is_finetuning(path):
         print(tables.finetuned_report(evaluate.evaluate_finetuned(**options)))

@@ -21,7 +21,13 @@ from selfie_tf.training.load import load_finetuning_run, load_pretraining_run
 from selfie_tf.training.loop import make_predict_fn
 
 
-def evaluate_finetuned(path: str, output: str, data_name: str = "", data_dir: str = "") -> dict:
+def evaluate_finetuned(
+    path: str,
+    output: str,
+    data_name: str = "",
+    data_dir: str = "",
+    corrupt_budget: float | None = None,
+) -> dict:
     """Measures a classifier: accuracy, confusion matrix and a table of the classes.
 
     Args:
@@ -30,6 +36,8 @@ def evaluate_finetuned(path: str, output: str, data_name: str = "", data_dir: st
       data_name: Data whose test split is used; "" for the run's own test split, or for its
         validation images if it has some.
       data_dir: See `data.make_source`.
+      corrupt_budget: Fraction of the files that may be unreadable, see `config.ImagesConfig`; None
+        for the run's own.
 
     Returns:
       The contents of evaluation.json. For `classes`, see `classes.per_class`.
@@ -40,6 +48,7 @@ def evaluate_finetuned(path: str, output: str, data_name: str = "", data_dir: st
     run = load_finetuning_run(path)
     config, names = run.config, run.class_names
     _make_folder(output)
+    _allow(config.data, corrupt_budget)
     source, split = _labelled(run, path, data_name, data_dir)
     if tuple(source.class_names) != names:
         raise UserError(
@@ -74,6 +83,7 @@ def evaluate_pretrained(
     data_dir: str = "",
     train_images: int = 10_000,
     label_fraction: float = 1.0,
+    corrupt_budget: float | None = None,
 ) -> dict:
     """Measures the pretext task, and how well frozen features tell classes apart.
 
@@ -84,6 +94,7 @@ def evaluate_pretrained(
       data_dir: See `data.make_source`.
       train_images, label_fraction: Number of labelled images, and fraction of each class's, that
         the probes learn from, at most.
+      corrupt_budget: See `evaluate_finetuned`.
 
     Returns:
       The contents of evaluation.json. For `probes`, see `probes.probe`.
@@ -95,7 +106,8 @@ def evaluate_pretrained(
     _make_folder(output)
     config, model = run.config, run.model
     config.train.batch_size = min(config.train.batch_size, BATCH_SIZE)
-    source = make_source(config.data, data_dir)
+    _allow(config.data, corrupt_budget)
+    source = _open(config.data, data_dir)
     run.check_images(source)
     predict = make_predict_fn(tf.distribute.get_strategy(), model)
     with reading(source, config.data):
@@ -109,7 +121,7 @@ def evaluate_pretrained(
     if data_name and data_name != config.data.name:
         config.data.name, config.data.test_split = data_name, ""
         config.validate()
-        source = make_source(config.data, data_dir)
+        source = _open(config.data, data_dir)
     if source.no_labels:
         if data_name:
             raise UserError(f"--data_name={data_name}: {source.no_labels}")
@@ -130,11 +142,22 @@ def _labelled(run, path, data_name, data_dir):
         data.name, data.test_split, data.validation_fraction = data_name, "", 0.0
         data.labels = data.test_labels = ""
         config.validate()
-        return _with_labels(make_source(data, data_dir), data), "test"
-    source = _with_labels(make_source(data, data_dir), data)
+        return _with_labels(_open(data, data_dir), data), "test"
+    source = _with_labels(_open(data, data_dir), data)
     run.check_images(source)
     split = "validation" if data.validation_fraction else "test"
     return evaluated_source(source, data, os.path.join(path, "subset.json")), split
+
+
+def _allow(data, corrupt_budget):
+    if corrupt_budget is not None:
+        data.corrupt_budget = corrupt_budget
+
+
+def _open(data, data_dir):
+    source = make_source(data, data_dir)
+    source.budget_flag = "--corrupt_budget"
+    return source
 
 
 def _with_labels(source, data):

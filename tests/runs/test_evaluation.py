@@ -184,7 +184,10 @@ def test_a_folder_that_has_changed_is_refused(runs, tmp_path):
     succeeds("finetune", *flags, f"--workdir={tmp_path}/run")
     for path in (tmp_path / "images").rglob("*.png"):
         path.write_bytes(b"nothing")
-    assert "corrupt_budget" in fails("evaluate", f"--workdir={tmp_path}/run")
+    line = fails("evaluate", f"--workdir={tmp_path}/run")
+    assert "or raise --corrupt_budget" in line
+    flags = [f"--workdir={tmp_path}/run", "--corrupt_budget=1"]
+    assert "none of 2 images is readable" in fails("evaluate", *flags)
     (tmp_path / "images" / "cat" / "0.png").rename(tmp_path / "images" / "cat" / "new.png")
     assert "other images than the run" in fails("evaluate", f"--workdir={tmp_path}/run")
 

@@ -22,7 +22,7 @@ from selfie_tf.data.subsets import labelled_source
 from selfie_tf.data.tfds import TFDSSource
 from selfie_tf.errors import UserError
 
-from helpers import fails, succeeds
+from helpers import fails, save_noise, succeeds
 
 
 def noise(rng, height, width, channels=3):
@@ -266,6 +266,13 @@ def test_unreadable_files_are_named_and_left_out(folder, tmp_path):
     assert [*by_name.train_ids(), *by_name.held_out_ids()] == kept
     assert by_name.fingerprint != by_folder.fingerprint
     assert len(seen(by_name.each_image(False))) == by_name.num_train
+
+
+def test_images_of_too_many_pixels_are_unreadable(folder, tmp_path):
+    save_noise(folder, ["cat/30.jpg"], (90, 100))
+    run(folder, tmp_path / "out", "--max_pixels=8000")
+    (row,) = (tmp_path / "out/mine/1.0.0/rejected.csv").read_text().splitlines()[1:]
+    assert row.startswith("cat/30.jpg,") and "over 8000 pixels" in row
 
 
 def test_too_many_unreadable_files_and_their_repair(folder, tmp_path):
