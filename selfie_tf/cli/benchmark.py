@@ -18,6 +18,7 @@ replicas of one process, and over N TF_CONFIG processes, as ratios to one replic
 """
 
 import json
+import math
 import os
 import sys
 
@@ -64,8 +65,8 @@ def define(values: flags.FlagValues) -> None:
 def run(arguments: Arguments) -> None:
     """Measures, and prints a table or JSON."""
     values, config = arguments.flags, arguments.config
-    if not values.seconds > 0:  # NaN, too
-        raise UserError(f"--seconds={values.seconds}: expected more than 0")
+    if not 0 < values.seconds < math.inf:  # NaN is neither
+        raise UserError(f"--seconds={values.seconds}: expected more than 0, and no infinity")
     config.train.batch_size = values.batch_size
     config.validate()
     devices, workers = _numbers(values, "virtual_devices"), _numbers(values, "workers")
