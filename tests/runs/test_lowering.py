@@ -67,6 +67,16 @@ def test_the_steps_lower_with_static_shapes_and_uint8_images(kind, images):
     assert lowered.variables_updated == written
 
 
+def test_a_query_per_location_lowers_with_the_same_weights():
+    config = make_config(SelfieConfig)
+    paper = TrainStep(config, cores=8).lower(4)
+    config.model.query = "per_location"
+    lowered = TrainStep(config, cores=8).lower(4)
+    assert lowered.problems == []
+    assert lowered.all_reduces == paper.all_reduces
+    assert lowered.variables_updated == paper.variables_updated
+
+
 def test_the_instance_loss_lowers_with_the_views_of_all_cores():
     config = make_config(SelfieConfig)
     config.model.instance_weight, config.model.negatives = 1.0, "all"
