@@ -7,6 +7,7 @@ import pytest
 
 from selfie_tf.cli import config_files
 from selfie_tf.config import FinetuneConfig, SelfieConfig
+from selfie_tf.config.files import get
 from selfie_tf.errors import UserError
 from selfie_tf.experiments.plan import Experiment, Recipe, Task, Tuning, setting_name
 
@@ -176,3 +177,8 @@ def test_files_that_are_no_experiments(value, expected):
     with pytest.raises(UserError) as error:
         config_files.load_experiment(value)
     assert expected in str(error.value)
+
+
+def test_the_named_recipe_is_the_one_that_was_measured():
+    views = config_files.load_experiment("experiments/cifar10_views")
+    assert views.recipes["instance-view16"].pretrain == get("selfie_plus_cifar10")
