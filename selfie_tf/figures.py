@@ -79,6 +79,23 @@ def draw_jigsaw(path, batch: dict, choices_at: dict, grid: int) -> None:
     _draw_columns(path, columns)
 
 
+def draw_neighbours(path, images: np.ndarray, neighbours_at: dict) -> None:
+    """Draws images beside others as a PNG, one row per image.
+
+    Args:
+      path: A file name, or a file that is open for writing.
+      images: uint8 `[N, S, S, 3]`; the first ones are the rows.
+      neighbours_at: {step: numbers of the others, int `[rows, count]`}, in ascending order.
+    """
+    rows = len(next(iter(neighbours_at.values())))
+    columns = [("image", images[:rows])]
+    for step, neighbours in neighbours_at.items():
+        for place, chosen in enumerate(neighbours.T, 1):
+            title = f"{place}." if place > 1 else f"step {step:,}\nnearest"
+            columns.append((title, images[chosen]))
+    _draw_columns(path, columns)
+
+
 def _draw_columns(path, columns):
     """Columns are (title, images uint8 `[B, S, S, 3]`)."""
     montage = _montage([images for _, images in columns])

@@ -55,6 +55,10 @@ class Method:
         """
         return {}
 
+    def trains_task(self, config) -> bool:
+        """Whether training learns the pretext task; a config may leave only other losses."""
+        return True
+
     def build(self, config) -> keras.Model:
         """Makes the model with all its weights; call it in the strategy's scope."""
         raise NotImplementedError

@@ -52,6 +52,10 @@ class Selfie(Method):
         views = tf.stack([random_resized_crop(image, size, area, s) for s in (one, two)])
         return {"views": augment_patches(views, config.views, noise)}  # [2, V, V, 3]
 
+    def trains_task(self, config: SelfieConfig) -> bool:
+        """See `Method.trains_task`: whether the jigsaw has a weight."""
+        return config.model.jigsaw_weight > 0
+
     def build(self, config: SelfieConfig) -> SelfiePretrainer:
         """See `Method.build`."""
         model = SelfiePretrainer(
@@ -74,8 +78,11 @@ class Selfie(Method):
 
         Both, because the paper's zero padding gives edge positions away: the patches of cropped
         images carry a black margin, and at first a network may learn little else. Where there is
-        such a margin, `margin_baseline` says how far that alone goes.
+        such a margin, `margin_baseline` says how far that alone goes. A network that was not
+        trained to solve jigsaws is not measured.
         """
+        if not self.trains_task(config):
+            return {"evaluated_images": 0}
         loss, accuracy, count = self._measure(config, source, predict, crop=True)
         _, uncropped, _ = self._measure(config, source, predict, crop=False)
         return {
@@ -98,6 +105,8 @@ class Selfie(Method):
 
     def describe(self, held_out: dict) -> str:
         """See `Method.describe`."""
+        if not held_out["evaluated_images"]:
+            return "no jigsaws were solved (model.jigsaw_weight=0)"
         margin = ""
         if "margin_baseline" in held_out:
             margin = f", from the margin alone {held_out['margin_baseline']:.3f} cropped"
@@ -114,13 +123,15 @@ class Selfie(Method):
 
     def draw_curves(self, file, points, result, probes=(), kind="png"):
         """See `Method.draw_curves`."""
-        chance = result["chance"]
-        baselines = {"loss": {"chance": -np.log(chance)}, self.accuracy: {"chance": chance}}
-        if "margin_baseline" in result:
-            baselines[self.accuracy]["the margin alone"] = result["margin_baseline"]
         shown = [name for name in (self.accuracy, *_INSTANCE) if name in points[0]]
-        if len(shown) > 1:  # the loss is a sum of two
-            del baselines["loss"]
+        baselines = {}
+        if self.accuracy in shown:
+            chance = result["chance"]
+            baselines = {"loss": {"chance": -np.log(chance)}, self.accuracy: {"chance": chance}}
+            if "margin_baseline" in result:
+                baselines[self.accuracy]["the margin alone"] = result["margin_baseline"]
+            if len(shown) > 1:  # the loss is a sum of two
+                del baselines["loss"]
         figures.draw_curves(file, points, shown[0], baselines, shown[1:], probes, kind)
 
     def forward_flop(self, config: SelfieConfig) -> int:

@@ -29,6 +29,24 @@ def linear_probe_accuracy(train, train_labels, test, test_labels) -> float:
     return float(probe.fit(train, train_labels).score(test, test_labels))
 
 
+def nearest_others(features: np.ndarray, rows: int, count: int) -> np.ndarray:
+    """Finds, for each of the first vectors, the others that are nearest by cosine.
+
+    Args:
+      features: float `[N, D]`.
+      rows: For how many of the vectors.
+      count: How many of the others, fewer than N.
+
+    Returns:
+      int `[rows, count]`, the nearest first.
+    """
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    x = features / np.where(lengths > 0, lengths, 1)
+    cosines = x[:rows] @ x.T
+    np.fill_diagonal(cosines, -np.inf)
+    return np.argsort(-cosines, axis=1, kind="stable")[:, :count]
+
+
 def effective_rank(features: np.ndarray) -> float:
     """Counts the directions in which features differ, as Roy and Vetterli (2007) do.
 

@@ -10,7 +10,7 @@ from selfie_tf.methods import METHODS
 from selfie_tf.training.build import build_pretrainer, compile_model, num_weights
 from selfie_tf.training.initialise import initialise_pretrainer, take_network
 from selfie_tf.training.loop import Hook, Trainer, last_metrics, make_predict_fn
-from selfie_tf.training.pictures import Pictures
+from selfie_tf.training.pictures import NeighbourPicture, Pictures, TaskPicture
 from selfie_tf.training.probe import Probe
 from selfie_tf.training.report import leave_report
 from selfie_tf.training.run import Run
@@ -63,11 +63,15 @@ def pretrain(
         if initialisation is not None:
             run.directory.write_json("initialisation.json", initialisation)
         predict = make_predict_fn(run.strategy, model)
-        pictures = Pictures(method, run, predict)
+        features = make_predict_fn(run.strategy, model.image_features)
+        if method.trains_task(config):
+            pictures = Pictures(run, TaskPicture(method, run, predict))
+        else:
+            pictures = Pictures(run, NeighbourPicture(run, features))
         pictures.rewind(trainer.step)
         hooks = [Hook(config.train.picture_every, pictures.draw, at_start=True)]
         if probe is not None:
-            probe.begin(make_predict_fn(run.strategy, model.image_features))
+            probe.begin(features)
             hooks.append(Hook(config.train.probe_every, probe, at_start=True))
         trainer.fit(
             lambda step, shard, size: method.training_batches(

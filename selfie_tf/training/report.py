@@ -16,6 +16,7 @@ from selfie_tf.storage.files import read_json, read_points, write_atomically
 from selfie_tf.training.cost import gflop_per_image
 from selfie_tf.training.load import read_run_config
 from selfie_tf.training.mistakes import read_predictions, show_predictions
+from selfie_tf.training.pictures import NeighbourPicture
 from selfie_tf.training.run import REPORT
 
 
@@ -104,7 +105,7 @@ def make_report(path: str, data_dir: str = "", source=None) -> str:
             "kind": f"{type(METHODS[config.method]).__name__} pretraining",
             "summary": _pretraining_words(path, config, result),
             "curves": _pretraining_curves(path, config, points, result),
-            "picture": _picture(path, METHODS[config.method]),
+            "picture": _picture(path, config),
             "confusion": None,
             "mistakes": None,
         }
@@ -273,12 +274,15 @@ def _in_words(points, names):
     )
 
 
-def _picture(path, method):
-    """The last picture of the pretext task: a dict of picture and alt; None if there is none."""
-    folder = os.path.join(path, "figures")
-    for pattern in (f"{method.picture}.png", f"{method.picture}_*.png"):
-        found = sorted(tf.io.gfile.glob(os.path.join(folder, pattern)))
+def _picture(path, config):
+    """The last picture of the run: a dict of picture and alt; None if there is none."""
+    method = METHODS[config.method]
+    name, words = method.picture, method.picture_words
+    if not method.trains_task(config):
+        name, words = NeighbourPicture.name, NeighbourPicture.words
+    for pattern in (f"{name}.png", f"{name}_*.png"):
+        found = sorted(tf.io.gfile.glob(os.path.join(path, "figures", pattern)))
         if found:
             with tf.io.gfile.GFile(found[-1], "rb") as file:
-                return {"picture": page.picture(file.read(), "png"), "alt": method.picture_words}
+                return {"picture": page.picture(file.read(), "png"), "alt": words}
     return None

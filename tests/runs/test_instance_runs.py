@@ -35,13 +35,19 @@ def test_a_run_of_the_instance_loss_alone_logs_it_and_resumes(shared, tmp_path, 
         assert point["loss"] == point["instance_loss"] and 0 <= point["instance_accuracy"] <= 1
         assert "patch_accuracy" not in point
     result = result_of(whole)
-    assert result["instance_loss"] > 0 and result["evaluated_images"] == 32
-    assert (whole / "figures" / "curves.png").exists()
+    assert result["instance_loss"] > 0 and result["evaluated_images"] == 0
+    assert "held_out_patch_accuracy" not in result
+    pictures = {path.name for path in (whole / "figures").glob("*.png")}
+    assert {"curves.png", "neighbours.png", "neighbours_00000000.png"} <= pictures
+    assert not any("jigsaw" in name for name in pictures)
+    assert "features are nearest" in (whole / "report.html").read_text()
     flags = [*ALONE, f"--workdir={tmp_path}"]
     cut_short(monkeypatch, 24, "pretrain", *flags)
     assert "resuming at step 18" in succeeds("pretrain", *flags)
     assert_identical(tmp_path, weights(whole))
     assert_same_logs(tmp_path, whole)
+    name = "figures/neighbours.json"
+    assert (tmp_path / name).read_text() == (whole / name).read_text()
 
 
 def test_it_is_evaluated_exported_finetuned_and_continued(shared, tmp_path, rng):

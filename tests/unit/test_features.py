@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from selfie_tf.training.features import effective_rank, spread
+from selfie_tf.training.features import effective_rank, nearest_others, spread
 
 
 def rank_reference(features):
@@ -18,6 +18,17 @@ def rank_reference(features):
         share = value / sum(values)
         entropy -= share * math.log(share)
     return math.exp(entropy)
+
+
+def test_the_nearest_others_are_those_of_a_loop(rng):
+    x = rng.normal(size=[9, 4])
+    x[5] = 3 * x[0]  # only directions count
+    found = nearest_others(x, 3, 8)
+    assert found.shape == (3, 8) and found[0, 0] == 5
+    for i, row in enumerate(found):
+        cosines = [x[i] @ x[j] / np.linalg.norm(x[i]) / np.linalg.norm(x[j]) for j in row]
+        assert sorted(row) == [j for j in range(9) if j != i]
+        assert max(np.diff(cosines)) < 1e-12
 
 
 def test_effective_rank_is_that_of_roy_and_vetterli(rng):

@@ -84,6 +84,22 @@ def test_pictures_are_pngs_with_a_column_per_step(batch):
     assert widths[1] == pytest.approx(widths[0] * 5 / 3, rel=0.02)
 
 
+def test_neighbours_stand_beside_their_image_one_row_each(rng):
+    images = rng.integers(0, 256, [5, 40, 40, 3], dtype=np.uint8)
+    file = io.BytesIO()
+    steps = {0: np.array([[3, 1], [4, 0]]), 9: np.array([[2, 4], [3, 2]])}
+    figures.draw_neighbours(file, images, steps)
+    picture = np.asarray(Image.open(file).convert("RGB"))
+    width = picture.shape[1] // 5
+    for column, expected in enumerate([(0, 1), (3, 4), (1, 0), (2, 3), (4, 2)]):
+        shown = picture[:, column * width : (column + 1) * width]
+        tops = [
+            [y for y in range(len(shown) - 199) if (shown[y : y + 200, 7:207] == large).all()]
+            for large in (images[k].repeat(5, axis=0).repeat(5, axis=1) for k in expected)
+        ]
+        assert [len(found) for found in tops] == [1, 1] and tops[0] < tops[1]
+
+
 def test_a_contact_sheet_has_every_image_in_its_place_with_its_caption(rng, monkeypatch):
     texts = []
     monkeypatch.setattr(
