@@ -103,6 +103,8 @@ class Trainer:
                 )
             finally:
                 callback.close()
+            if guard.signum is not None:  # in the last step's hooks; an experiment would go on
+                callback.stop(run.config.train.steps)
         self.step = run.config.train.steps
 
 
@@ -198,7 +200,7 @@ class TrainingCallback(keras.callbacks.Callback):
         # One worker cannot save alone, so with several of them a signal just ends the process.
         stopping = self._guard.signum is not None
         if stopping and distribution.num_workers(self._run.strategy) > 1:
-            self._stop(step)
+            self.stop(step)
         logs_now = step % train.log_every == 0 or last
         saves_now = step % train.checkpoint_every == 0 or last or stopping
         if logs_now or saves_now:
@@ -224,14 +226,15 @@ class TrainingCallback(keras.callbacks.Callback):
             self._checkpointer.save(step, notes)
             self._saved = step
         if stopping:
-            self._stop(step)
+            self.stop(step)
 
     def close(self) -> None:
         """Leaves the terminal as it was; also after an error."""
         if self._progress is not None:
             self._progress.close()
 
-    def _stop(self, step):
+    def stop(self, step: int) -> None:
+        """Raises `Interrupted` by the signal that has come."""
         message = f"stopped at step {step}; {self._resume_hint()}"
         raise Interrupted(self._guard.signum, message)
 

@@ -17,6 +17,7 @@ from selfie_tf.errors import Interrupted, UserError
 from selfie_tf.training import report
 from selfie_tf.training.load import load_pretrained
 from selfie_tf.training.loop import Trainer
+from selfie_tf.training.pictures import Pictures
 from selfie_tf.training.progress import ProgressLog
 
 from helpers import (
@@ -167,6 +168,24 @@ def test_log_points_that_span_kills_have_the_same_bits(uninterrupted, tmp_path, 
     cut_short(monkeypatch, 24, "pretrain", *flags)
     assert "resuming at step 18 " in finish(tmp_path)
     assert_same_logs(tmp_path, uninterrupted)
+
+
+def test_a_signal_in_the_last_evaluation_stops_the_run(uninterrupted, tmp_path, monkeypatch):
+    """In an experiment, the next run would begin otherwise."""
+    flags, draw = [*TINY, f"--workdir={tmp_path}"], Pictures.draw
+
+    def terminated(self, step, writer):
+        draw(self, step, writer)
+        if step == STEPS:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pictures, "draw", terminated)
+        line = fails("pretrain", *flags, code=143)
+    assert f"stopped at step {STEPS}; the checkpoint of step {STEPS} is kept" in line
+    assert not (tmp_path / "result.json").exists()
+    finish(tmp_path)
+    assert_identical(tmp_path, weights(uninterrupted))
 
 
 def test_after_signals_and_a_damaged_checkpoint_the_bits_are_the_same(uninterrupted, tmp_path):
