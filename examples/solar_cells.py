@@ -12,7 +12,8 @@ Cells of one module look alike, so no module may have some in training and other
 do not say which cells belong together. But the type (monocrystalline or polycrystalline) changes
 only nine times along the list, so the cells are evidently in the order of the modules, and common
 modules have 60 or 72 cells. So of each stretch of one type the last quarter is the test split, and
-the 72 cells before it are left out. A stretch that is too short for that is for training.
+the 72 cells before it are left out. A stretch that is too short for that is for training. That
+makes 1,510 cells for training (432 defective) and 610 for testing (166), and leaves out 504 (223).
 """
 
 import argparse

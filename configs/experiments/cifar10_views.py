@@ -1,4 +1,4 @@
-"""How large the views of Selfie's instance loss should be at equal cost (docs/RESULTS.md).
+"""How large the views of the instance loss should be at equal operations (docs/RESULTS.md).
 
     python bin/experiment.py --config=configs/experiments/cifar10_views.py \
         --workdir=runs/views

@@ -133,7 +133,8 @@ def _read(runs):
 def _table(runs):
     """A header, and one row per label: its name, its number of runs, mean and deviation."""
     split = runs[0].split
-    keys = [f"{split}_top1", f"{split}_top5", f"{split}_loss", "train_loss"]
+    names = ("top1", "balanced_accuracy", "top5", "loss")
+    keys = [*(f"{split}_{name}" for name in names), "train_loss"]
     keys = [key for key in keys if all(run.result.get(key) is not None for run in runs)]
     rows = []
     for label in dict.fromkeys(run.label for run in runs):

@@ -160,6 +160,8 @@ class Experiment:
                 raise UserError(
                     f"task {name!r}: metric={task.metric!r}, expected {' or '.join(METRICS)}"
                 )
+        if len({task.metric for task in self.tasks.values()}) > 1:
+            raise UserError("tasks: all need the same metric, since they share a table")
         named = [*((a, task) for a, _, task in self.primary), *self.published]
         named += [(baseline, task) for _, baseline, task in self.primary]
         for recipe, task in named:

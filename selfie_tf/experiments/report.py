@@ -97,6 +97,7 @@ def _pictures(rows, cells):
         if row["kind"] == "pretrain" and cells:
             pattern = os.path.join(cells, *row["cell"].split("/"), "figures", "*.png")
             paths = [p for p in tf.io.gfile.glob(pattern) if not p.endswith("curves.png")]
-            for path in sorted(paths)[:1]:
+            # The last picture, without a step in its name.
+            for path in sorted(paths, key=lambda p: ("_" in os.path.basename(p), p))[:1]:
                 found.setdefault(f"pretext-{row['recipe']}", path)
     return found

@@ -32,6 +32,17 @@ def key(row: dict) -> tuple:
     return row["cell"], row["network"]
 
 
+def metric_of(row: dict, metric: str) -> float:
+    """What a finished row says of a metric.
+
+    Raises:
+      UserError: If it says nothing, as rows of an older version may.
+    """
+    if metric not in row:
+        raise UserError(f"{row['cell']}: its row has no {metric}; run it again")
+    return row[metric]
+
+
 def read_table(path: str) -> list:
     """Reads a table of results.
 

@@ -21,6 +21,7 @@ from selfie_tf.training.finetune import finetune
 from selfie_tf.training.pretrain import pretrain
 
 _PRETRAINED = (  # of a pretraining's result.json
+    "instance_accuracy",
     "held_out_patch_accuracy",
     "held_out_patch_accuracy_uncropped",
     "margin_baseline",
@@ -206,7 +207,8 @@ class ExperimentRunner:
         metric = self._experiment.tasks[cell.task].metric
         for row in self._rows():
             if (row["kind"], row["recipe"], row.get("task")) == ("tune", cell.recipe, cell.task):
-                found.setdefault(row["setting"], {})[row["seed"]] = row.get(metric, 0) or 0
+                score = rows.metric_of(row, metric) if row["status"] == "finished" else 0
+                found.setdefault(row["setting"], {})[row["seed"]] = score
         settings = tuning.settings()
         scores = [list(found.get(setting_name(s), {}).values()) for s in settings]
         if any(len(values) < tuning.draws for values in scores):

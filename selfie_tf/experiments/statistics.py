@@ -20,6 +20,7 @@ class Score:
       network: Name of the pretrained network; "" without one.
       correct: float64 `[N]`, whose mean is the accuracy: whether each test image is classified
         correctly, of balanced accuracy over its class's share of them; None if not known.
+      classes: int `[N]`, the classes of the test images, of balanced accuracy; otherwise None.
     """
 
     pretraining: int
@@ -27,6 +28,7 @@ class Score:
     accuracy: float
     network: str = ""
     correct: np.ndarray | None = None
+    classes: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +135,10 @@ def _half_width(means, groups):
             [np.mean([a.correct - b.correct for a, b in group], axis=0) for group in groups],
             axis=0,
         )  # [N]
+        classes = groups[0][0][0].classes
+        for c in () if classes is None else np.unique(classes):
+            # Each class has as many images in any other draw of test images, too.
+            per_image[classes == c] -= per_image[classes == c].mean()
         variance += np.var(per_image, ddof=1) / len(per_image)
     return float(t.ppf(0.975, count - 1) * np.sqrt(variance))
 

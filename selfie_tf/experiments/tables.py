@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from selfie_tf.experiments.plan import Experiment
+from selfie_tf.experiments.rows import metric_of
 from selfie_tf.experiments.statistics import (
     Difference,
     Score,
@@ -64,14 +65,17 @@ def scores_of(
       recipe, task: Names.
       predictions: Folder of the predictions that an experiment keeps; "" for none.
       metric: See `plan.Task`.
+
+    Raises:
+      UserError: If a row lacks the metric, as those of older versions may.
     """
     return [
         Score(
             row["pretraining"],
             row["seed"],
-            row[metric],
+            metric_of(row, metric),
             row["network"],
-            _correct(predictions, row, metric),
+            *_images(predictions, row, metric),
         )
         for row in _final(rows, recipe, task)
         if row["status"] == "finished"
@@ -141,7 +145,7 @@ def _line(experiment, rows, scores, recipe, baseline, task):
 def to_markdown(lines: list) -> str:
     """The lines as a Markdown table; accuracies in per cent, differences in points."""
     published = any(line.published for line in lines)
-    balanced = all(line.metric == "balanced_accuracy" for line in lines)
+    balanced = lines and lines[0].metric == "balanced_accuracy"
     head = [
         "task",
         "recipe",
@@ -236,17 +240,18 @@ def _final(rows, recipe, task):
     ]
 
 
-def _correct(folder, row, metric):
+def _images(folder, row, metric):
+    """`correct` and `classes` of a `Score`."""
     path = os.path.join(folder, f"{row['cell'].replace('/', '-')}.npz")
     # Validation images are drawn anew for each seed, so that their noise is in each pair's own.
     if not folder or row.get("split") == "validation" or not tf.io.gfile.exists(path):
-        return None
+        return None, None
     with tf.io.gfile.GFile(path, "rb") as file, np.load(io.BytesIO(file.read())) as kept:
         labels, correct = kept["labels"], (kept["labels"] == kept["predictions"]).astype(float)
-    if metric == "balanced_accuracy":  # each class counts the same
-        _, classes, images = np.unique(labels, return_inverse=True, return_counts=True)
-        correct *= len(labels) / len(images) / images[classes]
-    return correct
+    if metric != "balanced_accuracy":
+        return correct, None
+    _, classes, images = np.unique(labels, return_inverse=True, return_counts=True)
+    return correct * len(labels) / len(images) / images[classes], classes
 
 
 def _percent(mean, deviation):

@@ -56,10 +56,10 @@ class ClassifierEvaluator:
         """Measures the classifier.
 
         Returns:
-          The metrics {"loss": ..., "top1": ..., "top5": ..., "balanced_accuracy": ...}, with
-          accuracies in [0, 1]; and, in the order of the source's held-out images, labels and
-          predicted classes, int64 `[N]`, and the probabilities of the predicted classes, float32
-          `[N]`. Every worker returns all of them.
+          The metrics {"loss": ..., "top1": ..., "balanced_accuracy": ...}, and "top5" from 20
+          classes up, with accuracies in [0, 1]; and, in the order of the source's held-out images,
+          labels and predicted classes, int64 `[N]`, and the probabilities of the predicted classes,
+          float32 `[N]`. Every worker returns all of them.
 
         Raises:
           UserError: If images have no label.

@@ -64,8 +64,8 @@ class NeighbourPicture:
 
     name, columns = "neighbours", 2
     words = (
-        "Held-out images, one per row, each with the five others whose features are nearest to its "
-        "own by cosine, at the first and at the last step."
+        "Held-out images, one per row, each with the others whose features are nearest to its own "
+        "by cosine, after the steps in the titles."
     )
 
     def __init__(self, run, features):

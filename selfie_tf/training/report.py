@@ -243,7 +243,10 @@ def _pretraining_curves(path, config, points, result):
         picture = page.drawn(method.draw_curves, points, result or {}, probes)
     except KeyError:  # without the baselines, which an unfinished or older run does not have
         picture = page.drawn(figures.draw_curves, points, method.accuracy, {}, (), probes)
-    return {"picture": picture, "alt": _in_words(points, ("loss", method.accuracy))}
+    return {
+        "picture": picture,
+        "alt": _in_words(points, ("loss", method.accuracy, "instance_accuracy")),
+    }
 
 
 def _finetuning_curves(path, points, split):
@@ -277,12 +280,13 @@ def _in_words(points, names):
 def _picture(path, config):
     """The last picture of the run: a dict of picture and alt; None if there is none."""
     method = METHODS[config.method]
-    name, words = method.picture, method.picture_words
-    if not method.trains_task(config):
-        name, words = NeighbourPicture.name, NeighbourPicture.words
-    for pattern in (f"{name}.png", f"{name}_*.png"):
-        found = sorted(tf.io.gfile.glob(os.path.join(path, "figures", pattern)))
-        if found:
-            with tf.io.gfile.GFile(found[-1], "rb") as file:
-                return {"picture": page.picture(file.read(), "png"), "alt": words}
+    kinds = {method.picture: method.picture_words}
+    if not method.trains_task(config):  # older runs have the picture of the task all the same
+        kinds = {NeighbourPicture.name: NeighbourPicture.words, **kinds}
+    for name, words in kinds.items():
+        for pattern in (f"{name}.png", f"{name}_*.png"):
+            found = sorted(tf.io.gfile.glob(os.path.join(path, "figures", pattern)))
+            if found:
+                with tf.io.gfile.GFile(found[-1], "rb") as file:
+                    return {"picture": page.picture(file.read(), "png"), "alt": words}
     return None

@@ -52,10 +52,10 @@ def test_a_run_of_the_instance_loss_alone_logs_it_and_resumes(shared, tmp_path, 
 
 def test_it_is_evaluated_exported_finetuned_and_continued(shared, tmp_path, rng):
     run = shared(ALONE)
-    succeeds(
-        "evaluate", f"--workdir={run}", f"--output={tmp_path}/evaluation", "--train_images=100"
-    )
+    flags = [f"--workdir={run}", f"--output={tmp_path}/evaluation", "--train_images=100"]
+    assert "no jigsaws were solved" in succeeds("evaluate", *flags)
     found = read_json(tmp_path / "evaluation" / "evaluation.json")
+    assert found["evaluated_images"] == 0 and "chance" not in found
     assert 0 <= found["probes"]["pretrained"]["knn_top1"] <= 1
     succeeds("export", f"--workdir={run}", f"--output={tmp_path}/export")
     images = rng.integers(0, 256, [2, 16, 16, 3], np.uint8)

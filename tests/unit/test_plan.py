@@ -99,6 +99,10 @@ def test_each_pretraining_has_its_seed_and_the_plan_is_not_changed(miniature):
         ),
         ({"tasks": {"5%": Task(FinetuneConfig(), seeds=0)}}, "task '5%': pretrainings and seeds"),
         ({"tasks": {"5%": Task(FinetuneConfig(), metric="f1")}}, "metric='f1', expected top1 or b"),
+        (
+            {"tasks": {n: Task(FinetuneConfig(), metric=n) for n in ("top1", "balanced_accuracy")}},
+            "the same metric",
+        ),
         ({"tuning": Tuning({"train.steps": ()})}, "tuning: its grid has a key without values"),
         (
             {"tuning": Tuning({"train.step": (1,)})},

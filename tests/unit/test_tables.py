@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from selfie_tf.config import FinetuneConfig, SelfieConfig
+from selfie_tf.errors import UserError
 from selfie_tf.experiments import rows, tables
 from selfie_tf.experiments.plan import Experiment, Recipe, Task
 from selfie_tf.experiments.report import write_summary
@@ -154,7 +155,11 @@ def test_recipes_can_be_compared_by_balanced_accuracy(experiment, found, tmp_pat
     assert line.difference.mean == pytest.approx(0.25)
     per_image = right["selfie"] * 1.0 - right["scratch"]
     variance = sum(per_image[labels == c].var() / (labels == c).sum() for c in (0, 1)) / 4
-    assert line.difference.half_width > 4.30 * np.sqrt(variance)  # t for two degrees of freedom
+    # t for two degrees of freedom; all pretrainings are equal.
+    assert line.difference.half_width == pytest.approx(4.30265 * np.sqrt(variance), rel=0.01)
+    del kept[0]["balanced_accuracy"]
+    with pytest.raises(UserError, match="scratch/0/1%/0: its row has no balanced_accuracy"):
+        tables.summarize(experiment, kept)
     assert "| balanced accuracy |" in tables.to_markdown(lines)
 
 
