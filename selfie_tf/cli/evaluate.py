@@ -3,10 +3,10 @@
     selfie-tf evaluate --workdir=runs/quickstart/finetuned    # a finetuning run
     selfie-tf evaluate --workdir=runs/quickstart/pretrained   # a pretraining run
 
-For a finetuning run: top-1 and top-5 accuracy, a table per class and a confusion matrix. For a
-pretraining run: its accuracy at the pretext task, if it learnt it, and the accuracy of 20 nearest neighbours and of
-a linear probe on its frozen features, beside those of the same network with random weights; all of
-that also with batch statistics of whole images.
+For a finetuning run: top-1, top-5 and balanced accuracy, a table per class and a confusion matrix.
+For a pretraining run: its accuracy at the pretext task, if it learnt it, and the accuracy of 20
+nearest neighbours and of a linear probe on its frozen features, beside those of the same network
+with random weights; all of that also with batch statistics of whole images.
 """
 
 import os
