@@ -202,7 +202,8 @@ class FolderSource(IndexedSource):
 
     def _count(self, path, error):
         self._corrupt[path] = str(error)
-        logging.warning("skipped unreadable image %s (%s)", path, error)
+        if self.failure is None:  # the error is the last line, whatever other threads still read
+            logging.warning("skipped unreadable image %s (%s)", path, error)
         self._check_budget()
 
     def _check_budget(self):

@@ -1,5 +1,6 @@
 """Sources, decoding and the input pipeline."""
 
+import contextlib
 import io
 import os
 import socket
@@ -551,6 +552,18 @@ def test_images_that_another_thread_found_unreadable_count_as_well(any_folder):
     with pytest.raises(tf.errors.OpError):
         list(source.held_out_images())
     assert "data.corrupt_budget" in str(source.failure)
+
+
+def test_after_too_many_no_more_unreadable_images_are_named(any_folder, caplog):
+    """Other threads may still read some when the command prints its error."""
+    source = make_source(folder_config(any_folder).data)
+    for name in ("one", "two"):
+        with contextlib.suppress(UserError):
+            source._count(name, ValueError("truncated"))
+    assert "one" in caplog.text and source.failure is not None
+    with pytest.raises(UserError):
+        source._count("three", ValueError("truncated"))
+    assert "three" not in caplog.text
 
 
 @pytest.mark.parametrize("make_folder, expected", [(False, "no such folder"), (True, "no images")])
