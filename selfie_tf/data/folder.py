@@ -201,6 +201,8 @@ class FolderSource(IndexedSource):
         return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(taken, [])
 
     def _count(self, path, error):
+        if path in self._corrupt:  # another thread has read it meanwhile
+            return
         self._corrupt[path] = str(error)
         if self.failure is None:  # the error is the last line, whatever other threads still read
             logging.warning("skipped unreadable image %s (%s)", path, error)
