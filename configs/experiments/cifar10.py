@@ -8,7 +8,7 @@ cifar10_views.py: folders `cells/RECIPE/NUMBER/pretrain` can be copied to this e
 instance-view16, the instance loss alone on views of 16x16 pixels, is the best recipe on validation
 images, and takes 0.83 of the published form's operations. Eight pretrainings, since with fewer than
 eight pairs no exact test can give p < 0.01.
-Result: not measured yet.
+Result: see docs/RESULTS.md (under way).
 """
 
 import copy

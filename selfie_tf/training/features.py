@@ -29,6 +29,25 @@ def linear_probe_accuracy(train, train_labels, test, test_labels) -> float:
     return float(probe.fit(train, train_labels).score(test, test_labels))
 
 
+def compute(function, images: np.ndarray, batch_size: int) -> np.ndarray:
+    """Computes the features of images in batches, with one shape to compile.
+
+    Args:
+      function: A function from images, uint8 `[B, S, S, 3]`, to features `[B, D]`.
+      images: uint8 `[N, S, S, 3]`.
+      batch_size: Images per call, B; the last batch is filled up.
+
+    Returns:
+      float32 `[N, D]`.
+    """
+    parts = []
+    for i in range(0, len(images), batch_size):
+        batch = images[i : i + batch_size]
+        filled = np.resize(batch, [batch_size, *batch.shape[1:]])
+        parts.append(function(filled).numpy()[: len(batch)].astype(np.float32))
+    return np.concatenate(parts)
+
+
 def nearest_others(features: np.ndarray, rows: int, count: int) -> np.ndarray:
     """Finds, for each of the first vectors, the others that are nearest by cosine.
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from selfie_tf import figures
 from selfie_tf.data.crops import resize_and_center
 from selfie_tf.storage.files import write_atomically
-from selfie_tf.training.features import nearest_others
+from selfie_tf.training.features import compute, nearest_others
 
 _NUM_IMAGES = 6
 _NUM_POOL = 256  # held-out images that neighbours are looked for in
@@ -79,12 +79,8 @@ class NeighbourPicture:
 
     def predict(self) -> np.ndarray:
         """The numbers of the nearest images, int, the nearest first."""
-        parts = []
-        for i in range(0, len(self._images), _BATCH_SIZE):
-            batch = self._images[i : i + _BATCH_SIZE]
-            filled = np.resize(batch, [_BATCH_SIZE, *batch.shape[1:]])  # one shape to compile
-            parts.append(self._features(filled).numpy()[: len(batch)].astype(np.float32))
-        return nearest_others(np.concatenate(parts), *self.shape)
+        features = compute(self._features, self._images, _BATCH_SIZE)
+        return nearest_others(features, *self.shape)
 
     def draw(self, file, predictions: dict) -> None:
         """Draws the neighbours after each step as a PNG, see `figures.draw_neighbours`."""

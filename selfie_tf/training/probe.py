@@ -8,6 +8,7 @@ from selfie_tf.data.probing import open_probe, read_probe
 from selfie_tf.errors import UserError
 from selfie_tf.training.features import (
     NEIGHBOURS,
+    compute,
     effective_rank,
     knn_accuracy,
     linear_probe_accuracy,
@@ -68,7 +69,9 @@ class Probe:
         """Measures the features of `step`, see `training.loop.Hook`."""
         if writer is None:  # not the chief
             return
-        train, test = (self._compute(x) for x in (self._images.train, self._images.test))
+        train, test = (
+            compute(self._features, x, _BATCH_SIZE) for x in (self._images.train, self._images.test)
+        )
         if not (np.isfinite(train).all() and np.isfinite(test).all()):
             logging.warning("probe at step %d: features are NaN or infinite", step)
             return
@@ -92,16 +95,6 @@ class Probe:
         points = {point["step"]: point for point in self._directory.points("probes.jsonl")}
         last = points[max(points)] if points else None
         return {**self._about, "last": last, "at_step_0": points.get(0)}
-
-    def _compute(self, images):
-        """Features, float32 `[N, D]`."""
-        parts = []
-        for i in range(0, len(images), _BATCH_SIZE):
-            batch = images[i : i + _BATCH_SIZE]
-            # Filled up, so that no shape is compiled for the last batch alone.
-            filled = np.resize(batch, [_BATCH_SIZE, *batch.shape[1:]])
-            parts.append(self._features(filled).numpy()[: len(batch)].astype(np.float32))
-        return np.concatenate(parts)
 
     def _report(self, point, dim):
         step = point["step"]
