@@ -186,8 +186,9 @@ class Experiment:
     def cells(self) -> list:
         """Lists all `Cell`s, each after those that it depends on.
 
-        The first pretraining of every recipe comes first, then the second, and so on, so that an
-        experiment that was stopped has something of each.
+        Tasks of primary comparisons come before the others. Within both, the first pretraining of
+        every recipe comes first, then the second, and so on. So an experiment that was stopped has
+        something of each of what matters most.
         """
         tasks = {
             recipe: [task for task in self.tasks if self.takes(recipe, task)]
@@ -205,7 +206,12 @@ class Experiment:
             for recipe, names in tasks.items():
                 if number < numbers[recipe]:
                     found += self._unit(recipe, number, names)
-        return found
+        primary = {task for _, _, task in self.primary}
+        needed = {cell.network for cell in found if cell.task in primary}
+        return sorted(
+            found,
+            key=lambda cell: cell.task not in primary if cell.task else cell.network not in needed,
+        )
 
     def _unit(self, recipe, number, tasks):
         """The cells of one pretraining of a recipe."""

@@ -46,6 +46,22 @@ def test_a_cell_follows_those_it_depends_on(miniature):
                 assert other.recipe != cell.recipe or at[other.name] < at[cell.name]
 
 
+def test_tasks_of_primary_comparisons_come_first(miniature):
+    miniature.tuning = None
+    miniature.recipes["frozen"] = Recipe("selfie", {"train.frozen_steps": 2})
+    config = miniature.tasks["2%"].config
+    miniature.tasks = {"2%": Task(config, 2, 1), "few": Task(config, 2, 1, ("frozen",))}
+    before = miniature.cells()
+    miniature.primary = (("frozen", "frozen", "few"),)
+    cells = miniature.cells()
+    assert sorted(cells, key=str) == sorted(before, key=str)
+    assert [cell.name for cell in cells if cell.kind != "probe"] == [
+        *("selfie/0/pretrain", "frozen/0/few/0", "selfie/1/pretrain", "frozen/1/few/1"),
+        *("scratch/0/2%/0", "selfie/0/2%/0", "frozen/0/2%/0"),
+        *("scratch/1/2%/1", "selfie/1/2%/1", "frozen/1/2%/1"),
+    ]
+
+
 def test_recipes_meet_the_same_subsets_and_seeds(miniature):
     miniature.tasks["2%"].seeds = 2
     seeds = collections.defaultdict(list)
