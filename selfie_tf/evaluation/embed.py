@@ -1,6 +1,5 @@
 """Features of any images, by a pretrained or a finetuned network."""
 
-import io
 import logging
 import zipfile
 
@@ -10,6 +9,7 @@ import tensorflow as tf
 from selfie_tf.errors import UserError, first_line
 from selfie_tf.evaluation.images import open_images, outputs, to_csv
 from selfie_tf.evaluation.thumbnails import shrink, thumbnail_side
+from selfie_tf.storage.files import pack_arrays, read_arrays
 from selfie_tf.training.load import is_finetuning, load_finetuning_run, load_pretraining_run
 
 _UNREADABLE = (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile)
@@ -84,10 +84,7 @@ def embed(
 
 def to_npz(embeddings: dict) -> bytes:
     """The arrays of `embed` as an .npz file, which needs no pickle, without the thumbnails."""
-    content = io.BytesIO()
-    kept = {name: array for name, array in embeddings.items() if name != "thumbnails"}
-    np.savez_compressed(content, **kept)
-    return content.getvalue()
+    return pack_arrays({k: array for k, array in embeddings.items() if k != "thumbnails"})
 
 
 def read_npz(file: str, path: str = "") -> dict:
@@ -105,9 +102,7 @@ def read_npz(file: str, path: str = "") -> dict:
     """
     where, make = f"--embeddings={file}", "a file of selfie-tf embed"
     try:
-        with tf.io.gfile.GFile(file, "rb") as content:
-            with np.load(io.BytesIO(content.read())) as arrays:
-                found = dict(arrays)
+        found = read_arrays(file)
         missing = {"ids", "features", "split", "model", "fingerprint"} - set(found)
     except (*_UNREADABLE, tf.errors.OpError) as error:
         raise UserError(f"{where} cannot be read ({first_line(error)}); give {make}") from error

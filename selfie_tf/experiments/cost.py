@@ -50,10 +50,12 @@ def _line(values):
 
 
 def _speed(config, known):
-    """Images per second of training, measured once per network, image size and precision."""
+    """Images per second of training, measured once per kind of step."""
     network = tuple(sorted(config.network_arguments.items()))
     about = (type(config), getattr(config.model, "head", ""), config.data.image_size)
-    key = str((about, config.train.precision, config.patches.size, network))
+    # The losses and the size of views change the number of operations.
+    about += (config.train.precision, config.patches.size, gflop_per_image(config))
+    key = str((about, network))
     if key not in known:
         known[key] = _BATCH_SIZE / step_seconds(config, _BATCH_SIZE, _SECONDS)
         keras.backend.clear_session()

@@ -15,9 +15,10 @@ from selfie_tf.errors import DivergedError, UserError
 from selfie_tf.evaluation.evaluate import evaluate_pretrained
 from selfie_tf.experiments import rows
 from selfie_tf.experiments.plan import METRICS, Experiment, setting_name
-from selfie_tf.storage.files import read_json, sha256, write_atomically
+from selfie_tf.storage.files import pack_arrays, read_json, sha256, write_atomically
 from selfie_tf.training.cost import gflop_per_image
 from selfie_tf.training.finetune import finetune
+from selfie_tf.training.mistakes import read_predictions
 from selfie_tf.training.pretrain import pretrain
 
 _PRETRAINED = (  # of a pretraining's result.json
@@ -145,13 +146,15 @@ class ExperimentRunner:
         return {**found, "seconds": round(time.time() - start, 1)}
 
     def _keep_predictions(self, cell):
-        """Copies a final cell's predictions beside the table, where they may be kept."""
-        path = os.path.join(self._folder(cell), "predictions.npz")
-        if cell.kind == "final" and tf.io.gfile.exists(path):
+        """Puts a final cell's labels and predictions beside the table, where they may be kept."""
+        found = read_predictions(self._folder(cell))
+        if cell.kind == "final" and found is not None:
             folder = os.path.join(self._workdir, "predictions")
             tf.io.gfile.makedirs(folder)
-            name = cell.name.replace("/", "-") + ".npz"
-            tf.io.gfile.copy(path, os.path.join(folder, name), overwrite=True)
+            # Small, since a table may rest on hundreds of them.
+            kept = {name: found[name].astype(np.int32) for name in ("labels", "predictions")}
+            path = os.path.join(folder, cell.name.replace("/", "-") + ".npz")
+            write_atomically(path, pack_arrays(kept))
 
     def _write(self, cell, row):
         row = {

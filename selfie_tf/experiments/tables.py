@@ -17,6 +17,7 @@ from selfie_tf.experiments.statistics import (
     holm,
     mean_and_deviation,
 )
+from selfie_tf.storage.files import read_arrays
 
 
 @dataclasses.dataclass
@@ -246,8 +247,8 @@ def _images(folder, row, metric):
     # Validation images are drawn anew for each seed, so that their noise is in each pair's own.
     if not folder or row.get("split") == "validation" or not tf.io.gfile.exists(path):
         return None, None
-    with tf.io.gfile.GFile(path, "rb") as file, np.load(io.BytesIO(file.read())) as kept:
-        labels, correct = kept["labels"], (kept["labels"] == kept["predictions"]).astype(float)
+    kept = read_arrays(path)
+    labels, correct = kept["labels"], (kept["labels"] == kept["predictions"]).astype(float)
     if metric != "balanced_accuracy":
         return correct, None
     _, classes, images = np.unique(labels, return_inverse=True, return_counts=True)

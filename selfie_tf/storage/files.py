@@ -1,9 +1,11 @@
 """Small files, local or remote: written whole or not at all, read with one clear error."""
 
 import hashlib
+import io
 import json
 import os
 
+import numpy as np
 import tensorflow as tf
 
 from selfie_tf.errors import UserError
@@ -64,6 +66,21 @@ def read_json(path: str, name: str) -> dict | None:
             f"{os.path.join(path, name)} cannot be read ({error}); remove it, or use another "
             "work directory"
         ) from error
+
+
+def pack_arrays(arrays: dict) -> bytes:
+    """Returns {name: array} as the content of an .npz file, compressed; it needs no pickle."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    return content.getvalue()
+
+
+def read_arrays(path: str) -> dict:
+    """Reads all arrays of an .npz file; raises what TensorFlow's files and NumPy raise."""
+    with tf.io.gfile.GFile(path, "rb") as file:
+        content = io.BytesIO(file.read())
+    with np.load(content) as arrays:
+        return dict(arrays)
 
 
 def read_points(path: str, name: str) -> list:

@@ -1,6 +1,5 @@
 """The work directory of a run: config.json, metrics.jsonl, result.json, and the lock."""
 
-import io
 import json
 import os
 
@@ -9,7 +8,7 @@ import tensorflow as tf
 
 from selfie_tf.config import RunConfig, flatten, from_dict, kind_of_run, to_dict
 from selfie_tf.errors import UserError
-from selfie_tf.storage.files import read_json, read_points, write_atomically
+from selfie_tf.storage.files import pack_arrays, read_json, read_points, write_atomically
 from selfie_tf.storage.lock import lock
 
 
@@ -107,9 +106,7 @@ class WorkDir:
     def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
         """Writes NumPy arrays as an .npz file."""
         if self._is_chief:
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, **arrays)
-            write_atomically(self.join(name), buffer.getvalue())
+            write_atomically(self.join(name), pack_arrays(arrays))
 
     def remove(self, name: str) -> None:
         """Removes a file, if there is one."""

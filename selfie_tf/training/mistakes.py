@@ -1,7 +1,6 @@
 """What a finetuned classifier gets wrong, from the predictions that its run has kept."""
 
 import copy
-import io
 import os
 import zipfile
 
@@ -14,7 +13,7 @@ from selfie_tf.data.source import reading
 from selfie_tf.data.subsets import evaluated_source
 from selfie_tf.errors import UserError, first_line
 from selfie_tf.pages import page
-from selfie_tf.storage.files import read_json
+from selfie_tf.storage.files import read_arrays, read_json
 from selfie_tf.training.classes import confusion_matrix, per_class
 
 _SHOWN = 24  # mistakes
@@ -28,10 +27,7 @@ def read_predictions(path: str) -> dict | None:
     Older runs have `labels` and `predictions` alone, or no such file.
     """
     try:
-        with tf.io.gfile.GFile(os.path.join(path, "predictions.npz"), "rb") as file:
-            content = file.read()
-        with np.load(io.BytesIO(content)) as arrays:
-            found = dict(arrays)
+        found = read_arrays(os.path.join(path, "predictions.npz"))
         return found if len(found["labels"]) else None
     except tf.errors.NotFoundError:
         return None

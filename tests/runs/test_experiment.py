@@ -90,6 +90,7 @@ def test_predictions_of_final_cells_are_kept(finished):
     assert set(folder.iterdir()) == set(files.values())
     for name, row in final.items():
         with np.load(files[name]) as kept:
+            assert set(kept) == {"labels", "predictions"}
             assert np.mean(kept["labels"] == kept["predictions"]) == pytest.approx(row["top1"])
 
 
