@@ -263,7 +263,9 @@ def _draw_probes(axis, probes):
     axis.legend(fontsize=8)
 
 
-def draw_finetuning(path, runs: list, split: str = "test", kind: str = "png") -> None:
+def draw_finetuning(
+    path, runs: list, split: str = "test", kind: str = "png", metric: str = "top1"
+) -> None:
     """Draws training loss, test loss and test accuracy over steps (the paper's Figure 3).
 
     Args:
@@ -272,13 +274,14 @@ def draw_finetuning(path, runs: list, split: str = "test", kind: str = "png") ->
         evaluations.jsonl. Runs with the same label share a colour.
       split: "test" or "validation".
       kind: "png" or "svg".
+      metric: Which accuracy, "top1" or "balanced_accuracy".
     """
     figure, axes = _subplots(3, 11, 3)
     labels = list(dict.fromkeys(label for label, *_ in runs))
     for axis, which, key, title in (
         (axes[0], 1, "loss", "training loss (nats)"),
         (axes[1], 2, f"{split}_loss", f"{split} loss (nats)"),
-        (axes[2], 2, f"{split}_top1", f"{split} accuracy"),
+        (axes[2], 2, f"{split}_{metric}", f"{split} {_ACCURACY[metric]}"),
     ):
         for run in runs:
             points = [point for point in run[which] if key in point]
@@ -300,6 +303,8 @@ def draw_finetuning(path, runs: list, split: str = "test", kind: str = "png") ->
         axes[0].legend()
     _save(figure, path, kind)
 
+
+_ACCURACY = {"top1": "accuracy", "balanced_accuracy": "balanced accuracy"}
 
 # Colours that differ in lightness too, with a marker and a dash of their own: for grey prints.
 _STYLES = (
@@ -340,8 +345,10 @@ def draw_label_fractions(path, lines: dict, kind: str = "png") -> None:
                 **style,
             )
     right.axhline(0, color="0.2", linewidth=0.8)
-    counts = sorted({line.labelled_images for found in lines.values() for line in found})
-    for axis, title in ((left, "test accuracy (%)"), (right, "difference (points)")):
+    every = [line for found in lines.values() for line in found]
+    counts = sorted({line.labelled_images for line in every})
+    accuracy = f"{_ACCURACY[every[0].metric]} (%)"
+    for axis, title in ((left, accuracy), (right, "difference (points)")):
         axis.set_xscale("log")
         axis.set_xticks(counts, [f"{count:,}" for count in counts])
         axis.minorticks_off()
@@ -353,7 +360,9 @@ def draw_label_fractions(path, lines: dict, kind: str = "png") -> None:
     _save(figure, path, kind)
 
 
-def draw_pretext_and_downstream(path, points: dict, pretext: str, kind: str = "png") -> None:
+def draw_pretext_and_downstream(
+    path, points: dict, pretext: str, kind: str = "png", metric: str = "top1"
+) -> None:
     """Draws accuracy after finetuning over accuracy at the pretext task, one dot per network.
 
     Args:
@@ -361,6 +370,7 @@ def draw_pretext_and_downstream(path, points: dict, pretext: str, kind: str = "p
       points: {task: {recipe: float `[n, 2]`, both accuracies}}.
       pretext: Name of the accuracy at the pretext task.
       kind: "png" or "svg".
+      metric: See `draw_finetuning`.
     """
     figure, axes = _subplots(len(points), 1.2 + 3.4 * len(points), 3.4)
     recipes = list(dict.fromkeys(recipe for found in points.values() for recipe in found))
@@ -371,7 +381,7 @@ def draw_pretext_and_downstream(path, points: dict, pretext: str, kind: str = "p
             axis.plot(*dots.T, linestyle="", label=f" {_escape(recipe)}", **style)
         axis.set_title(_escape(task), fontsize=9)
         axis.set_xlabel(pretext)
-        axis.set_ylabel("accuracy after finetuning")
+        axis.set_ylabel(f"{_ACCURACY[metric]} after finetuning")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     _save(figure, path, kind)

@@ -43,8 +43,7 @@ def write_summary(
     lines = summarize(experiment, rows, predictions)
     if not lines:
         raise UserError(f"{', '.join(paths)}: no finetuning of this experiment has finished yet")
-    drawings = {}
-    gains = {}
+    drawings, gains, metric = {}, {}, lines[0].metric
     first = next(iter(experiment.recipes))
     for line in lines:
         if line.labelled_images is not None and line.baseline in ("", first):
@@ -55,11 +54,13 @@ def write_summary(
         points = pretext_and_downstream(experiment, rows, column)
         if points:
             drawings[column] = lambda file, kind, points=points, column=column: (
-                figures.draw_pretext_and_downstream(file, points, column.replace("_", " "), kind)
+                figures.draw_pretext_and_downstream(
+                    file, points, column.replace("_", " "), kind, metric
+                )
             )
     for task, runs in _curves(rows, cells).items():
         drawings[f"curves-{task}"] = lambda file, kind, runs=runs: figures.draw_finetuning(
-            file, *runs, kind
+            file, *runs, kind, metric
         )
     markdown = to_markdown(lines)
     try:

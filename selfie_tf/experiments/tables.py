@@ -8,6 +8,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from selfie_tf.config import PretrainConfig
 from selfie_tf.experiments.plan import Experiment
 from selfie_tf.experiments.rows import metric_of
 from selfie_tf.experiments.statistics import (
@@ -17,6 +18,7 @@ from selfie_tf.experiments.statistics import (
     holm,
     mean_and_deviation,
 )
+from selfie_tf.methods import METHODS
 from selfie_tf.storage.files import read_arrays
 
 
@@ -214,10 +216,19 @@ def pretext_and_downstream(experiment: Experiment, rows: list, pretext: str) -> 
       pretext: The column of the pretext task's accuracy.
 
     Returns:
-      {task: {recipe: float `[n, 2]`}}; finetunings of one network are averaged.
+      {task: {recipe: float `[n, 2]`}}; finetunings of one network are averaged. Networks that were
+      not trained at the pretext task are left out.
     """
+    trained = {
+        name
+        for name, recipe in experiment.recipes.items()
+        if isinstance(recipe.pretrain, PretrainConfig)
+        and METHODS[recipe.pretrain.method].trains_task(recipe.pretrain)
+    }
     known = {
-        row["network"]: row[pretext] for row in rows if row["kind"] == "pretrain" and pretext in row
+        row["network"]: row[pretext]
+        for row in rows
+        if row["kind"] == "pretrain" and row["recipe"] in trained and pretext in row
     }
     found = {}
     for task, plan in experiment.tasks.items():

@@ -223,6 +223,18 @@ def test_finetuning_curves_have_a_colour_per_label():
     assert [44, 160, 44] not in pixels
 
 
+def test_finetuning_curves_show_the_accuracy_that_recipes_are_compared_by(monkeypatch):
+    saved = []
+    monkeypatch.setattr(figures, "_save", lambda figure, *_: saved.append(figure))
+    tests = [{"step": 3, "validation_top1": 0.5, "validation_balanced_accuracy": 0.2}]
+    for metric in ("top1", "balanced_accuracy"):
+        figures.draw_finetuning(None, [("", [], tests)], "validation", metric=metric)
+    axes = [figure.axes[2] for figure in saved]
+    assert [list(axis.lines[0].get_ydata()) for axis in axes] == [[0.5], [0.2]]
+    names = ["validation accuracy", "validation balanced accuracy"]
+    assert [axis.get_ylabel() for axis in axes] == names
+
+
 @pytest.mark.parametrize("count", [3, 40])
 def test_a_confusion_matrix_is_drawn_row_by_row(count):
     matrix = np.zeros([count, count], int)

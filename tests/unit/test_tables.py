@@ -169,6 +169,12 @@ def test_pretext_accuracy_beside_accuracy_after_finetuning(experiment, found):
     expected = [[0.5, 0.35], [0.6, 0.37], [0.7, 0.34]]
     np.testing.assert_allclose(points["1%"]["selfie"], expected)
     assert not tables.pretext_and_downstream(experiment, found, "pixel_accuracy")
+    # Where the jigsaw is not trained, its accuracy, that of chance, says nothing.
+    other = SelfieConfig()
+    other.model.jigsaw_weight, other.model.instance_weight = 0.0, 1.0
+    experiment.recipes["plus"].pretrain = other
+    points = tables.pretext_and_downstream(experiment, found, "held_out_patch_accuracy_uncropped")
+    assert set(points["1%"]) == {"selfie"}
 
 
 def test_rows_survive_the_table(found, tmp_path):
@@ -178,7 +184,11 @@ def test_rows_survive_the_table(found, tmp_path):
     assert rows.merge(found[:3], found) == found
 
 
-def test_a_summary_is_tables_and_figures(experiment, found, tmp_path):
+@pytest.mark.parametrize("metric", ["top1", "balanced_accuracy"])
+def test_a_summary_is_tables_and_figures(experiment, found, tmp_path, metric):
+    for task in experiment.tasks.values():
+        task.metric = metric
+    found = [{**row, "balanced_accuracy": row.get("top1", "")} for row in found]
     half = len(found) // 2
     rows.write_table(tmp_path / "a.csv", found[: half + 2])
     rows.write_table(tmp_path / "b.csv", found[half:])
@@ -192,7 +202,9 @@ def test_a_summary_is_tables_and_figures(experiment, found, tmp_path):
     }
     for figure in figures:
         assert (tmp_path / "out" / f"{figure}.png").read_bytes()[:4] == b"\x89PNG"
-        assert "<svg" in (tmp_path / "out" / f"{figure}.svg").read_text()
+        text = (tmp_path / "out" / f"{figure}.svg").read_text()
+        assert "<svg" in text and "accuracy" in text
+        assert ("<!-- balanced accuracy" in text) == (metric == "balanced_accuracy")
 
 
 def test_the_command(tmp_path):
