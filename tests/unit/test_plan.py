@@ -10,6 +10,7 @@ from selfie_tf.config import FinetuneConfig, SelfieConfig
 from selfie_tf.config.files import get
 from selfie_tf.errors import UserError
 from selfie_tf.experiments.plan import Experiment, Recipe, Task, Tuning, setting_name
+from selfie_tf.training.cost import gflop_per_image
 
 from helpers import MINIATURE, ROOT
 
@@ -202,3 +203,15 @@ def test_files_that_are_no_experiments(value, expected):
 def test_the_named_recipe_is_the_one_that_was_measured():
     views = config_files.load_experiment("experiments/cifar10_views")
     assert views.recipes["instance-view16"].pretrain == get("selfie_plus_cifar10")
+
+
+def test_random_weights_get_as_many_operations_as_pretraining_and_finetuning():
+    plan = config_files.load_experiment("experiments/cifar10")
+    gflop = {}
+    for cell in plan.cells():
+        config = plan.config(cell)
+        cost = gflop_per_image(config) * config.train.batch_size * config.train.steps
+        gflop[cell.recipe, cell.task] = cost
+    for task in ("1%", "5%"):
+        whole = gflop["published", ""] + gflop["published", task]
+        assert gflop["scratch", f"{task}-long"] == pytest.approx(whole, rel=1e-3)
