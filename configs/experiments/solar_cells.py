@@ -4,8 +4,9 @@
     python examples/solar_cells.py data/solar_cells
     python bin/experiment.py --config=configs/experiments/solar_cells.py --workdir=runs/solar_cells
 
-Networks of width 16 on 128x128 images, a 4x4 grid of 32x32 patches, and as many image-forwards as
-in cifar10_recipes.py. Recipes are compared by balanced accuracy, for most cells are intact.
+Networks of width 16 on 128x128 images, a 4x4 grid of 32x32 patches. The published form, and the
+recipe that did best on CIFAR-10: the instance loss alone on views of half the side, with 0.85 of
+the operations. Compared by balanced accuracy, for most cells are intact.
 Result: not measured yet.
 """
 
@@ -28,11 +29,18 @@ def small(config, batch_size):
     return config
 
 
-def pretraining(jigsaw, instance):
-    """Selfie with 256,000 image-forwards."""
+def pretraining():
+    """Selfie as published, with 256,000 image-forwards."""
     config = small(get("selfie_cifar10"), 128)
-    config.model.jigsaw_weight, config.model.instance_weight = jigsaw, instance
-    config.train.steps = 1000 if instance else 2000  # the instance loss takes two views
+    config.train.steps = 2000
+    return config
+
+
+def instance_view64():
+    config = pretraining()
+    config.model.jigsaw_weight, config.model.instance_weight = 0.0, 1.0
+    config.views.size = 64
+    config.train.steps = 4000
     return config
 
 
@@ -50,12 +58,12 @@ def get_config() -> Experiment:
     return Experiment(
         recipes={
             "scratch": Recipe(),
-            "published": Recipe(pretraining(1.0, 0.0)),
-            "instance": Recipe(pretraining(0.0, 1.0)),
+            "published": Recipe(pretraining()),
+            "instance-view64": Recipe(instance_view64()),
         },
         tasks={
             name: Task(finetuning(fraction), pretrainings=5, seeds=1, metric="balanced_accuracy")
             for name, fraction in (("5%", 0.05), ("25%", 0.25))
         },
-        primary=(("published", "scratch", "5%"), ("instance", "scratch", "5%")),
+        primary=(("published", "scratch", "5%"), ("instance-view64", "scratch", "5%")),
     )
