@@ -1,4 +1,4 @@
-# make quickstart: a small Selfie, from nothing to a classifier and pictures. make help: all targets.
+# make quickstart: a small network, from nothing to a classifier and pictures. make help: all targets.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -42,10 +42,12 @@ $(VENV)/.docs-installed: $(VENV)/.installed requirements/docs.txt
 	@touch $@
 
 RUNS := runs/quickstart
+# Selfie as published: make quickstart PRETRAIN=quickstart RUNS=runs/published
+PRETRAIN := quickstart_plus
 FINETUNE := $(BIN)/python bin/finetune.py --config=configs/finetune_quickstart.py
 
 quickstart: $(VENV)/.installed
-	$(BIN)/python bin/pretrain.py --config=configs/quickstart.py --workdir=$(RUNS)/pretrained
+	$(BIN)/python bin/pretrain.py --config=configs/$(PRETRAIN).py --workdir=$(RUNS)/pretrained
 	$(FINETUNE) --config.init_from=$(RUNS)/pretrained --workdir=$(RUNS)/finetuned
 	$(FINETUNE) --config.init_from=$(RUNS)/pretrained --config.from_scratch=True --workdir=$(RUNS)/scratch
 	test -d $(RUNS)/export || $(BIN)/python bin/export.py --workdir=$(RUNS)/finetuned --output=$(RUNS)/export
@@ -56,11 +58,11 @@ quickstart: $(VENV)/.installed
 	@echo
 	@echo "Look at"
 	@echo "  $(RUNS)/comparison.png                  training loss, test loss, test accuracy"
-	@echo "  $(RUNS)/pretrained/figures/jigsaw.png   hidden patches, where the model puts them"
+	@echo "  $(RUNS)/pretrained/report.html          what was learnt without labels: curves and pictures"
 	@echo "  $(RUNS)/finetuned/report.html           the classifier on one page, with its surest mistakes"
 	@echo "  $(RUNS)/export/README.md                the classifier as a SavedModel, and its card"
 	@echo "Next, your own images:"
-	@echo "  $(BIN)/python bin/pretrain.py --config=configs/quickstart.py \\"
+	@echo "  $(BIN)/python bin/pretrain.py --config=configs/$(PRETRAIN).py \\"
 	@echo "    --config.data.name=folder:PATH/TO/IMAGES --workdir=runs/mine"
 
 lint: $(VENV)/.installed
