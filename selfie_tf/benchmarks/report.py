@@ -16,7 +16,7 @@ def read(path: str) -> dict:
             result = json.load(file)
     except OSError as error:
         raise UserError(f"--compare={path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--compare={path}: not JSON ({error})") from error
     if not isinstance(result, dict) or "batch_size" not in result:
         raise UserError(f"--compare={path}: not what selfie-tf benchmark --json prints")

@@ -18,6 +18,7 @@ replicas of one process, and over N TF_CONFIG processes, as ratios to one replic
 """
 
 import json
+import logging
 import math
 import os
 import sys
@@ -67,6 +68,8 @@ def run(arguments: Arguments) -> None:
     values, config = arguments.flags, arguments.config
     if not 0 < values.seconds < math.inf:  # NaN is neither
         raise UserError(f"--seconds={values.seconds}: expected more than 0, and no infinity")
+    if values.batch_size < 1:
+        raise UserError(f"--batch_size={values.batch_size}: expected at least 1")
     config.train.batch_size = values.batch_size
     config.validate()
     devices, workers = _numbers(values, "virtual_devices"), _numbers(values, "workers")
@@ -81,7 +84,17 @@ def run(arguments: Arguments) -> None:
         from selfie_tf.benchmarks import report
 
         old = report.read(os.path.expanduser(values.compare)) if values.compare else None
-        result = _measure(values, config, devices, workers)
+        try:
+            result = _measure(values, config, devices, workers)
+        except UserError as error:
+            message = str(error).replace("--config.train.batch_size", "--batch_size")
+            raise UserError(message) from error
+    about = {"config": arguments.config_name, "data": config.data.name}
+    result = {**about, **result}
+    if old is not None and any(old.get(key, value) != value for key, value in about.items()):
+        logging.warning(
+            "%s is of config %s and data %s", values.compare, old.get("config"), old.get("data")
+        )
     ratios = report.compare(result, old) if old is not None else None
     if values.json or not sys.stdout.isatty():
         print(json.dumps(result if ratios is None else {**result, "ratios": ratios}, indent=2))
@@ -107,10 +120,13 @@ def _measure(values, config, devices, workers):
 
 def _numbers(values, name):
     try:
-        return [int(value) for value in values[name].value]
+        numbers = [int(value) for value in values[name].value]
+        if min(numbers, default=1) < 1:
+            raise ValueError
+        return numbers
     except ValueError:
         given = ",".join(values[name].value)
-        raise UserError(f"--{name}={given}: expected numbers, such as 1,2,4") from None
+        raise UserError(f"--{name}={given}: expected numbers from 1, such as 1,2,4") from None
 
 
 COMMAND = Command(

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import difflib
 import logging
+import math
 import os
 import re
 import signal
@@ -208,6 +209,9 @@ def parse(command: Command, argv: list[str]) -> Arguments:
       UserError: On anything that is not as the command's help says. With --help, --workdir may be
         missing, and values need not work together.
     """
+    for argument in argv:
+        if argument.encode(errors="ignore").decode() != argument:
+            raise UserError(f"{os.fsencode(argument)!r} is not UTF-8; rename what it names")
     values, config, path, chosen = flags.FlagValues(), None, "", None
     command.define(values)
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
@@ -226,6 +230,9 @@ def parse(command: Command, argv: list[str]) -> Arguments:
         ) from error
     except flags.Error as error:
         raise UserError(_explain(error, config)) from error
+    for name, value in values.flag_values_dict().items():
+        if isinstance(value, float) and math.isnan(value):
+            raise UserError(f"--{name}=nan: expected a number")
     if len(rest) == 2 and command.positional and not values[command.positional].present:
         values[command.positional].value = rest[1]
     elif len(rest) > 1:

@@ -98,6 +98,9 @@ def run(arguments: Arguments) -> None:
     for flag, example in (("name", "mine"), ("output", "datasets")):
         if not values[flag].value:
             raise UserError(f"--{flag} is missing: give it, as in --{flag}={example}")
+    for flag in ("images", "output"):
+        if values[flag].value.startswith("file:"):
+            raise UserError(f"--{flag}={values[flag].value}: give a path without file://")
     if not values.images and not values.labels:
         raise UserError("--images is missing: give a folder, as in --images=PHOTOS")
     if values.test_labels and not values.labels:

@@ -262,7 +262,7 @@ def _walk(path):
     for folder, folders, names in os.walk(path, onerror=_refuse, followlinks=True):
         for name in (*folders, *names):
             if not name.isascii():
-                _check_utf8(name, path)
+                _check_utf8(name, folder)
         yield folder, folders, names
 
 
@@ -275,8 +275,7 @@ def _check_utf8(name, path):
         name.encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{path}: a file name in it or below is not UTF-8 ({os.fsencode(name)!r}); rename the "
-            "file"
+            f"{os.fsencode(path)!r}: a name in it is not UTF-8 ({os.fsencode(name)!r}); rename it"
         ) from error
 
 

@@ -118,6 +118,11 @@ def read_list(where: str, path: str) -> list:
                     raise UserError(
                         f"{where}, line {before}: expected path,label, got {cells[0]!r}"
                     )
+                first, last = cells[0].strip(), cells[-1].strip().lower()
+                if last in ("label", "class") and not os.path.splitext(first)[1]:
+                    raise UserError(
+                        f"{where}, line {before}: no column is called path; rename {first!r}"
+                    )
             if len(cells) > width:
                 raise UserError(
                     f"{where}, line {before}: expected {width} columns, got {len(cells)}; put a "
@@ -128,7 +133,7 @@ def read_list(where: str, path: str) -> list:
             if not name:
                 raise UserError(f"{where}, line {before}: the path is missing")
             if "\0" in name:
-                raise UserError(f"{where}, line {before}: a zero byte in the path; remove it")
+                raise UserError(f"{where}, line {before}: a zero byte; save the file as CSV UTF-8")
             rows.append((before, name, label.strip()))
     except csv.Error as error:
         raise UserError(f"{where}, line {reader.line_num}: not CSV ({error})") from error

@@ -14,14 +14,21 @@ import tensorflow as tf
 
 from selfie_tf.data.folder import FolderSource
 from selfie_tf.data.labels import label_source
-from selfie_tf.data.prepared import INDEX, NOTES, PLAN, VERSION
+from selfie_tf.data.prepared import (
+    INDEX,
+    NOTES,
+    PLAN,
+    VERSION,
+    is_finished,
+    open_prepared,
+    read_plan,
+)
 from selfie_tf.data.shard_writers import write_shards
 from selfie_tf.data.shards import Encoding, Shard, features
 from selfie_tf.errors import UserError, first_line
 from selfie_tf.storage.files import read_json, write_atomically
 from selfie_tf.storage.lock import lock
 
-_FINISHED = "dataset_info.json"  # TFDS reads no dataset without it
 _REJECTED = "rejected.csv"
 _LOCKS = (".lock", ".owner")
 
@@ -56,6 +63,8 @@ def prepare(
     """
     _check_name(name)
     source, folder = _open(data)
+    _check_classes(source.class_names)
+    _check_outside(output, folder)
     path = os.path.join(output, name, VERSION)
     encoding = Encoding(shorter_side, quality, data.max_pixels)
     plan = _plan(source, encoding, images_per_shard)
@@ -66,14 +75,14 @@ def prepare(
         if held is not None:
             stack.callback(held.release)
         _check_output(path, plan)
-        if not tf.io.gfile.exists(os.path.join(path, _FINISHED)):
+        if not is_finished(path):
             _remove_leftovers(path)
             write_atomically(os.path.join(path, PLAN), json.dumps(plan, indent=2) + "\n")
             notes = write_shards(shards, processes, data.corrupt_budget)
-            _check_unchanged(data, source, folder)
+            _check_unchanged(data, source, folder, path)
             _finish(path, name, shards, notes, source.class_names)
         else:
-            _check_files(shards)
+            _check_whole(path, shards)
             logging.info("%s is prepared already", path)
         _remove(os.path.join(path, NOTES))
     return _report(path)
@@ -101,6 +110,25 @@ def _check_name(name):
         )
     if name in tfds.list_builders(with_community_datasets=False):
         raise UserError(f"--name={name} is a dataset of TFDS itself; give another name")
+
+
+def _check_classes(names):
+    """TFDS keeps names as lines of a file, and takes spaces off their ends."""
+    for name in names:
+        if name.strip() != name or name.splitlines() != [name]:
+            raise UserError(
+                f"the class {name!r}: a name must not begin or end with a space or hold a line "
+                "break; rename its folder, or its label in the list"
+            )
+
+
+def _check_outside(output, folder):
+    """Checks that the output is no folder of images, which the next call would find changed."""
+    if "://" in output or "://" in folder:
+        return
+    inside = os.path.realpath(output)
+    if os.path.commonpath([inside, os.path.realpath(folder)]) == os.path.realpath(folder):
+        raise UserError(f"--output={output} lies in the folder of images; give one outside it")
 
 
 def _plan(source, encoding, images_per_shard):
@@ -168,7 +196,7 @@ def _check_output(path, plan):
             f"{parent} holds something else: {', '.join(sorted(others)[:3])}; give another --name "
             "or --output"
         )
-    before = read_json(path, PLAN)
+    before = read_plan(path)
     if before is None:
         entries = {entry.rstrip("/") for entry in tf.io.gfile.listdir(path)} - {NOTES}
         entries = [entry for entry in entries if not entry.endswith(".tmp")]
@@ -190,14 +218,22 @@ def _check_output(path, plan):
         )
 
 
-def _check_files(shards):
-    """Checks that a finished dataset has its files; their notes are gone, so none is made anew."""
-    for shard in (shard for part in shards.values() for shard in part):
-        if not tf.io.gfile.exists(shard.path):
-            raise UserError(
-                f"{shard.path} is lost; bring it back, or remove its folder and give the same "
-                "command again"
-            )
+def _check_whole(path, shards):
+    """Checks a finished dataset; the notes of its shards are gone, so none is made anew."""
+    import tensorflow_datasets as tfds
+
+    prepared = open_prepared(path, *shards)
+    try:
+        info = tfds.builder_from_directory(path).info
+        num_bytes = [info.splits[split].num_bytes for split in shards]
+        names = info.features["label"].names if "label" in info.features else ()
+    except Exception as error:  # TFDS raises many kinds
+        raise UserError(
+            f"{path}: its metadata cannot be read ({first_line(error)}); remove that folder and "
+            "give the same command again"
+        ) from error
+    paths = [[shard.path for shard in part] for part in shards.values()]
+    prepared.check(paths, num_bytes, tuple(names))
 
 
 def _short(value):
@@ -221,17 +257,17 @@ def _remove(folder):
 # The end
 
 
-def _check_unchanged(data, source, folder):
+def _check_unchanged(data, source, folder, path):
     after, _ = _open(data)
     if after.fingerprint == source.fingerprint:
         return
     before = {*source.train_ids(), *source.held_out_ids()}
     now = {*after.train_ids(), *after.held_out_ids()}
     example = min(before ^ now, default="")
+    what = f"{len(now - before)} new images, {len(before - now)} gone, such as {example}"
     raise UserError(
-        f"{folder} changed while it was prepared: {len(now - before)} new images, "
-        f"{len(before - now)} gone{', such as ' + example if example else ''}; remove the "
-        "unfinished dataset and prepare it again"
+        f"{folder if example else data.labels} changed while it was prepared: "
+        f"{what if example else 'other labels'}; remove {path} and give the same command again"
     )
 
 

@@ -10,13 +10,17 @@ import tensorflow as tf
 
 from selfie_tf.data.decode import decode_jpeg
 from selfie_tf.data.source import IndexedSource
-from selfie_tf.errors import UserError
+from selfie_tf.errors import UserError, first_line
 from selfie_tf.storage.files import read_json
 
 VERSION = "1.0.0"
 PLAN = "prepare.json"
 INDEX = "{split}.index.csv"
 NOTES = ".prepare"  # while it is not finished
+RECORD_BYTES = 16  # what a TFRecord adds to its content: length, and two checksums
+_FINISHED = "dataset_info.json"  # TFDS reads no dataset without it
+_AGAIN = "remove its folder and give the command selfie-tf prepare again"
+_PLANNED = {"images", "location", "splits", "class_names", "shorter_side", "quality"}
 _READ_BYTES = 1 << 16  # at a time, of a record
 
 
@@ -36,6 +40,7 @@ class Prepared:
 
     def __init__(self, path, plan, train, held_out):
         self.train, self.held_out = (Index(path, split) for split in (train, held_out))
+        self._path, self._class_names = path, plan["class_names"]
         self.location = plan["location"]
         self.fingerprint = plan["images"]
         names = [sorted(index.ids) for index in (self.train, self.held_out)]
@@ -43,6 +48,23 @@ class Prepared:
         if plan["shorter_side"] or not whole:
             about = f"{plan['images']} {plan['shorter_side']} {plan['quality']} {names}"
             self.fingerprint = hashlib.sha256(about.encode()).hexdigest()
+
+    def check(self, shards: list, num_bytes: list, class_names: tuple) -> None:
+        """Checks that the dataset is whole, without a look at the records.
+
+        Args:
+          shards: The paths of the files of both splits.
+          num_bytes: The sizes of the examples of both splits.
+          class_names: The classes that TFDS has read.
+
+        Raises:
+          UserError: If files are lost or cut short, or the classes are others.
+        """
+        for index, paths, size in zip((self.train, self.held_out), shards, num_bytes, strict=True):
+            index.check(paths, size)
+        named = {*self.train.labels, *self.held_out.labels} if class_names else set()
+        if list(class_names) != self._class_names or named - set(class_names):
+            raise UserError(f"{self._path}: its classes are not those of {PLAN}; {_AGAIN}")
 
 
 class Index:
@@ -63,9 +85,24 @@ class Index:
             self.ids, self.labels, files, offsets = zip(*rows, strict=True)
             self.files, self.offsets = (np.array(x, np.int64) for x in (files, offsets))
         except (tf.errors.OpError, ValueError, csv.Error) as error:
+            raise UserError(f"{path} cannot be read ({first_line(error)}); {_AGAIN}") from error
+
+    def check(self, paths, num_bytes):
+        """See `Prepared.check`."""
+        sizes = []
+        for path in paths:
+            if not tf.io.gfile.exists(path):
+                raise UserError(f"{path} is lost; bring it back, or {_AGAIN}")
+            sizes.append(tf.io.gfile.stat(path).length)
+        expected = num_bytes + RECORD_BYTES * len(self.ids)
+        if sum(sizes) != expected:
+            last = [max(self.offsets[self.files == i], default=-1) for i in range(len(paths))]
+            cut = [path for path, size, offset in zip(paths, sizes, last) if size <= offset]
             raise UserError(
-                f"{path} cannot be read ({error}); prepare the dataset again"
-            ) from error
+                f"{(cut or paths)[0]} {'' if cut or len(paths) == 1 else 'or another file '}is "
+                f"damaged: {sum(sizes):,} bytes in its split instead of {expected:,}; bring it "
+                f"back, or {_AGAIN}"
+            )
 
 
 def open_prepared(path: str, train: str, held_out: str) -> Prepared | None:
@@ -75,16 +112,39 @@ def open_prepared(path: str, train: str, held_out: str) -> Prepared | None:
       path: The dataset's folder.
       train, held_out: See `Prepared`.
     """
-    plan = read_json(path, PLAN)
+    plan = read_plan(path)
+    if plan is None and tf.io.gfile.exists(os.path.join(path, INDEX.format(split="train"))):
+        raise UserError(f"{os.path.join(path, PLAN)} is lost; bring it back, or {_AGAIN}")
     return None if plan is None else Prepared(path, plan, train, held_out)
+
+
+def read_plan(path: str) -> dict | None:
+    """Reads a dataset's prepare.json; None without one.
+
+    Raises:
+      UserError: If it is damaged.
+    """
+    try:
+        plan = read_json(path, PLAN)
+    except UserError:
+        plan = {}
+    if plan is not None and not _PLANNED <= set(plan):
+        raise UserError(f"{os.path.join(path, PLAN)} is damaged; bring it back, or {_AGAIN}")
+    return plan
+
+
+def is_finished(path: str) -> bool:
+    """Whether TFDS finds a dataset here; a full disk may have cut its metadata short."""
+    try:
+        return read_json(path, _FINISHED) is not None
+    except UserError:
+        return False
 
 
 def is_unfinished(data_dir: str, name: str) -> bool:
     """Whether there is a dataset that `selfie-tf prepare` has begun and not finished."""
     path = os.path.join(os.path.expanduser(data_dir), name.partition(":")[0], VERSION)
-    return tf.io.gfile.isdir(os.path.join(path, NOTES)) and not tf.io.gfile.exists(
-        os.path.join(path, "dataset_info.json")
-    )
+    return tf.io.gfile.isdir(os.path.join(path, NOTES)) and not is_finished(path)
 
 
 def decode_stored(content: tf.Tensor, min_side: int) -> tf.Tensor:
@@ -132,7 +192,8 @@ class PreparedSource(IndexedSource):
         for index, first in ((prepared.train, 0), (prepared.held_out, len(shards[0]))):
             order = sorted(range(len(index.ids)), key=index.ids.__getitem__)  # as a folder's
             self._ids += [index.ids[i] for i in order]
-            labels.append([known.get(index.labels[i], -1) for i in order])
+            # Without classes no record has a label.
+            labels.append([known[index.labels[i]] if known else -1 for i in order])
             files.append(first + index.files[order])
             offsets.append(index.offsets[order])
         self._files, self._offsets = np.concatenate(files), np.concatenate(offsets)

@@ -19,11 +19,11 @@ from selfie_tf.data.decode import (
     read_bytes,
     to_rgb,
 )
+from selfie_tf.data.prepared import RECORD_BYTES
 from selfie_tf.errors import UserError, first_line
 from selfie_tf.storage.files import write_atomically
 
 _LOSSY = ("JPEG", "MPO", "WEBP")
-_RECORD_BYTES = 16  # what a TFRecord adds to its content: length, and two checksums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ def write_shard(shard: Shard, stopped=lambda: False) -> dict:
             # TFDS's own call leaves the order of the features to chance.
             record = example.SerializeToString(deterministic=True)
             note["offsets"].append(note["bytes"])
-            note["bytes"] += len(record) + _RECORD_BYTES
+            note["bytes"] += len(record) + RECORD_BYTES
             note["num_bytes"] += len(record)
             yield len(note["offsets"]), record
 

@@ -86,7 +86,7 @@ class TFDSSource:
         self._label_key = "label" if "label" in labels else labels[0] if labels else None
         if labels:
             label = features[self._label_key]
-            self.class_names = tuple(label.int2str(i) for i in range(label.num_classes))
+            self.class_names = tuple(label.names)
             self._label_alone = tfds.features.FeaturesDict({self._label_key: label})
         else:
             self.no_labels = f"{culprit} has no class labels"
@@ -101,7 +101,9 @@ class TFDSSource:
         else:
             path = str(builder.data_dir)
             self.prepared = open_prepared(path, "train", test)
-            self.shards = [[str(file) for file in splits[s].filepaths] for s in ("train", test)]
+            both = splits["train"], splits[test]
+            self.shards = [[str(file) for file in split.filepaths] for split in both]
+            self.num_bytes = [split.num_bytes for split in both]
         self._train, self._test = train.file_instructions, splits[test].file_instructions
         self.num_train, self.num_held_out = train.num_examples, splits[test].num_examples
         self.location = builder.info.full_name
@@ -284,6 +286,7 @@ def open_source(location: str, data, data_dir: str, download: bool, remote: bool
     if source.prepared is None or "://" in source.shards[0][0]:
         # A remote file system reads megabytes ahead whenever a file is opened.
         return source
+    source.prepared.check(source.shards, source.num_bytes, source.class_names)
     return PreparedSource(
         source.prepared, source.shards, source.class_names, source.no_labels, min_side
     )

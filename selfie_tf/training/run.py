@@ -172,7 +172,8 @@ class Run:
         if isinstance(error, tf.errors.DataLossError | tf.errors.NotFoundError):
             return (
                 f"a file is damaged or lost, probably of data.name={self.config.data.name} "
-                f"({line}); bring it back, or prepare the data again: the same command resumes"
+                f"({line}); bring it back, or remove the dataset's folder and prepare it again: "
+                "the same command resumes"
             )
         if isinstance(error, tf.errors.ResourceExhaustedError):
             size = self.config.train.batch_size

@@ -16,6 +16,7 @@ from helpers import (
     TINY,
     TINY_FINETUNE,
     TINY_PATCHFORMER,
+    call,
     fails,
     run,
     save_noise,
@@ -90,13 +91,16 @@ class Terminal(io.StringIO):
 
 
 def test_a_table_on_a_terminal_with_ratios(tmp_path, monkeypatch):
-    old = {"batch_size": 8, "float32": {"peak_memory_mb": 150.0}}
+    old = {"batch_size": 8, "data": "other", "float32": {"peak_memory_mb": 150.0}}
     new = {"batch_size": 8, "float32": {"peak_memory_mb": 300.0}}
     (tmp_path / "old.json").write_text(json.dumps(old))
     monkeypatch.setattr("selfie_tf.benchmarks.speed.benchmark", lambda *_: dict(new))
     flags = ["benchmark", *TINY, f"--compare={tmp_path}/old.json"]
+    new |= {"config": "quickstart", "data": "builtin:shapes"}
     with_ratios = {**new, "ratios": {"batch_size": 1.0, "float32.peak_memory_mb": 2.0}}
-    assert json.loads(succeeds(*flags)) == with_ratios  # not a terminal
+    code, out, err = call(*flags)
+    assert code == 0 and json.loads(out) == with_ratios  # not a terminal
+    assert f"{tmp_path}/old.json is of config None and data other" in err
     for more, table in ([], True), (["--json"], False):
         with contextlib.redirect_stdout(Terminal()) as out:
             assert cli.main([*flags, *more]) == 0

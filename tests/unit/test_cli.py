@@ -401,7 +401,7 @@ def test_a_missing_workdir_flag(command):
         (["evaluate", "--workdir=/no/such/run"], "/no/such/run: no config.json in it"),
         (["benchmark", "--config=quickstart", "--seconds=nan"], "--seconds=nan"),
         (["benchmark", "--config=quickstart", "--seconds=inf"], "--seconds=inf"),
-        (["benchmark", "--config=quickstart", "--batch_size=0"], "train.batch_size=0"),
+        (["benchmark", "--config=quickstart", "--batch_size=0"], "--batch_size=0: expected at"),
         (["benchmark", "--config=quickstart", "--workers=1,two"], "--workers=1,two: expected"),
         (["benchmark", "--config=finetune_quickstart", "--workers=2"], "is a finetuning config"),
         (["benchmark", "--config=quickstart", "--compare=/no/such.json"], "--compare=/no/such"),

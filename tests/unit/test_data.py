@@ -531,7 +531,7 @@ def test_links_back_up_are_followed_once(folder):
 def test_a_file_name_that_is_not_utf8(folder):
     with open(os.fsencode(folder) + b"/a/\xff.png", "wb"):
         pass
-    with pytest.raises(UserError, match=r"not UTF-8 \(b'\\xff.png'\); rename the file"):
+    with pytest.raises(UserError, match=r"/a': a name in it is not UTF-8 \(b'\\xff.png'\); rename"):
         list_images(str(folder))
 
 

@@ -247,6 +247,7 @@ def test_more_missing_files_than_may_be(folder, tmp_path):
             ["line 4: './p01.png' is labelled 'cow', but 'dog'"],
         ),
         (["p00.png", "p01.png"], ["line 1: expected path,label, got 'p00.png'"]),
+        (["id,label", *listed([0, 1])], ["line 1: no column is called path; rename 'id'"]),
         (["p00.png,cat,1", "p01.png,dog,1"], ["line 1: expected 2 columns, got 3", "first line"]),
         ([*listed([0, 1]), "a, b.png,cat"], ["line 3: expected 2 columns, got 3", "double quotes"]),
         ([*listed([0, 1]), ",cat"], ["line 3: the path is missing"]),
@@ -276,6 +277,7 @@ def test_lists_that_cannot_be_used(lines, expected, folder, tmp_path):
     [
         ("p00.png,cat\np01.png,größer\n".encode("latin-1"), ", line 2: not UTF-8"),
         ("p00.png,cat\n".encode("utf-16"), ", line 1: not UTF-8"),
+        ("p00.png,cat\n".encode("utf-16-le"), ", line 1: a zero byte; save the file as CSV UTF-8"),
         (b"PK\x03\x04\xff\xfe", ", line 1: not UTF-8"),
         (None, ": cannot be read"),
     ],

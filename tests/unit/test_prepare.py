@@ -1,8 +1,10 @@
 """The command prepare: a folder as a TensorFlow Datasets dataset."""
 
+import errno
 import io
 import logging
 import os
+import re
 import resource
 
 import filelock
@@ -340,11 +342,53 @@ def test_the_same_command_again_says_so_and_changes_nothing(folder, tmp_path):
     assert content_of(tmp_path / "out") == before
 
 
-def test_a_finished_dataset_that_has_lost_a_file_is_not_called_prepared(folder, tmp_path):
+DAMAGES = {  # what is put into a file, None for no file at all; and what the errors say
+    "mine-train.tfrecord-00002-of-00006": (b"", "-00002-of-00006 is damaged: "),
+    "mine-test.tfrecord-00000-of-00001": (None, "-00000-of-00001 is lost; bring it back"),
+    "train.index.csv": (b"path,label,file,offset\n", "train.index.csv cannot be read"),
+    "test.index.csv": (None, "test.index.csv cannot be read"),
+    "label.labels.txt": (b"cat\n", "its classes are not those of prepare.json"),
+    "prepare.json": (b"{}", "prepare.json is damaged"),
+    "features.json": (b"{", "its metadata cannot be read|data.name=tfds:mine: Expecting property"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_finished_dataset_that_is_damaged_is_not_called_prepared(name, folder, tmp_path):
     run(folder, tmp_path / "out")
-    lost = tmp_path / "out" / "mine" / "1.0.0" / "mine-train.tfrecord-00002-of-00006"
-    lost.unlink()
-    assert f"{lost} is lost; bring it back" in run(folder, tmp_path / "out", command=fails)
+    content, expected = DAMAGES[name]
+    path = tmp_path / "out" / "mine" / "1.0.0" / name
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content or path.read_bytes()[: path.stat().st_size // 2])
+    line = run(folder, tmp_path / "out", command=fails)
+    assert re.search(expected, line) and "remove" in line
+    with pytest.raises(UserError, match=expected):
+        make_source(config_of("tfds:mine").data, str(tmp_path / "out"))
+
+
+def test_a_lost_plan(folder, tmp_path):
+    run(folder, tmp_path / "out")
+    (tmp_path / "out" / "mine" / "1.0.0" / "prepare.json").unlink()
+    with pytest.raises(UserError, match="prepare.json is lost; bring it back, or remove"):
+        make_source(config_of("tfds:mine").data, str(tmp_path / "out"))
+
+
+def test_metadata_that_a_full_disk_has_cut_short(folder, tmp_path, monkeypatch):
+    def write(data_dir, **_):
+        (epath.Path(data_dir) / "dataset_info.json").write_text("")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tfds.folder_dataset, "write_metadata", write)
+        line = run(folder, tmp_path / "out", command=fails)
+    assert "No space left on device" in line and "give the same command again" in line
+    with pytest.raises(UserError, match="not finished in .*; give the command selfie-tf"):
+        make_source(config_of("tfds:mine").data, str(tmp_path / "out"))
+    run(folder, tmp_path / "out")
+    run(folder, tmp_path / "whole")
+    assert content_of(tmp_path / "out") == content_of(tmp_path / "whole")
 
 
 def test_a_damaged_file_is_written_anew_and_a_half_written_one_removed(
@@ -458,12 +502,30 @@ def test_a_folder_that_changes_while_it_is_prepared(change, folder, tmp_path, mo
         (["--test_labels=x.csv"], "--test_labels needs --labels"),
         (["--quality=0"], "quality"),
         (["--output=/proc/nowhere"], "--output=/proc/nowhere"),
+        (["--output=file:///tmp/x"], "--output=file:///tmp/x: give a path without file://"),
+        (["--output=\udcff"], "b'--output=\\xff' is not UTF-8"),
+        (["--corrupt_budget=nan"], "--corrupt_budget=nan: expected a number"),
     ],
 )
 def test_flags_that_cannot_work(flags, expected, folder, tmp_path):
     line = run(folder, tmp_path / "out", *flags, command=fails)
     assert expected in line and "data." not in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["cat ", "\u2028cat", "big\ncat", "big\x85cat", " "])
+def test_class_names_that_tfds_cannot_keep(name, folder, tmp_path):
+    os.rename(folder / "cat", folder / name)
+    line = run(folder, tmp_path / "out", command=fails)
+    assert f"the class {name!r}: a name must not" in line and "rename its folder" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["", "datasets", "cat/deep"])
+def test_an_output_in_the_folder_of_images(place, folder):
+    line = run(folder, folder / place, command=fails)
+    assert f"--output={folder / place} lies in the folder of images; give one outside it" in line
+    assert not (folder / place / "mine").exists()
 
 
 # Labels from lists
@@ -523,3 +585,15 @@ def test_the_same_row_twice_is_one_image(folder, lines, tmp_path, caplog):
         run("", tmp_path / "out", f"--labels={path}")
     _, by_name = open_both(folder, tmp_path / "out")
     assert by_name.num_train + by_name.num_held_out == 59
+
+
+def test_a_list_that_changes_while_it_is_prepared(folder, lines, tmp_path, monkeypatch):
+    path, write = write_list(folder, lines), shard_writers.write_shard
+
+    def writing(*args):
+        write_list(folder, [lines[0].replace("odd", "even"), *lines[1:]])
+        return write(*args)
+
+    monkeypatch.setattr(shard_writers, "write_shard", writing)
+    line = run("", tmp_path / "out", f"--labels={path}", command=fails)
+    assert f"{path} changed while it was prepared: other labels; remove {tmp_path}" in line

@@ -274,7 +274,7 @@ def test_labels_that_someone_has_filled_in_are_not_overwritten(folder, tmp_path)
         (["--output=x.csv", "--images=empty"], "--images=empty: no images in it"),
         (["--output=x.csv", "--embeddings=words.npz"], "not have one row of features per image"),
         (["--output=x.csv", "--embeddings=few.npz"], "not have one row of features per image"),
-        (["--output=x.csv", "--labelled=zero.csv"], "zero.csv, line 2: a zero byte in the path"),
+        (["--output=x.csv", "--labelled=zero.csv"], "zero.csv, line 2: a zero byte;"),
         (["--output=y.csv", "--sheet=y.csv"], "--sheet=y.csv is what --output names, too"),
         (["--output=x.csv", "--workdir="], "--workdir is missing"),
         (["--output=x.csv", "--images="], "--images or --data_name"),
