@@ -155,7 +155,7 @@ def test_what_distribution_costs(tmp_path):
     "flag, expected",
     [
         ("--virtual_devices=1,3", ["3 replicas", "batch of 4", "--batch_size"]),
-        ("--workers=0", ["0 replicas"]),
+        ("--workers=0", ["--workers=0: expected numbers from 1"]),
         ("--workers=two", ["--workers=two", "1,2,4"]),
         ("--seconds=0", ["--seconds=0"]),
         ("--profile=x", ["--profile excludes"]),
