@@ -58,7 +58,7 @@ quickstart: $(VENV)/.installed
 	@echo
 	@echo "Look at"
 	@echo "  $(RUNS)/comparison.png                  training loss, test loss, test accuracy"
-	@echo "  $(RUNS)/pretrained/report.html          what was learnt without labels: curves and pictures"
+	@echo "  $(RUNS)/pretrained/report.html          the pretrained network: curves and pictures"
 	@echo "  $(RUNS)/finetuned/report.html           the classifier on one page, with its surest mistakes"
 	@echo "  $(RUNS)/export/README.md                the classifier as a SavedModel, and its card"
 	@echo "Next, your own images:"

@@ -4,7 +4,7 @@
         --workdir=runs/patchformer
 
 Networks of width 16 with three attention blocks, on the test split. A pretraining sees 256,000
-images, as in cifar10_recipes.py. The learning rate is that of an earlier look and was not tuned.
+images, as in cifar10_recipes.py. The learning rate was not tuned.
 Result: not measured yet.
 """
 

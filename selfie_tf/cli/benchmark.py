@@ -66,7 +66,7 @@ def define(values: flags.FlagValues) -> None:
 def run(arguments: Arguments) -> None:
     """Measures, and prints a table or JSON."""
     values, config = arguments.flags, arguments.config
-    if not 0 < values.seconds < math.inf:  # NaN is neither
+    if not 0 < values.seconds < math.inf:
         raise UserError(f"--seconds={values.seconds}: expected more than 0, and no infinity")
     if values.batch_size < 1:
         raise UserError(f"--batch_size={values.batch_size}: expected at least 1")
@@ -83,18 +83,23 @@ def run(arguments: Arguments) -> None:
     with ends_on_sigterm():
         from selfie_tf.benchmarks import report
 
+        if devices or workers:
+            config.data.name = "builtin:shapes"
+        about = {"config": arguments.config_name, "data": config.data.name}
         old = report.read(os.path.expanduser(values.compare)) if values.compare else None
+        for name, value in about.items():
+            if old is not None and old.get(name, value) != value:
+                logging.warning(
+                    "--compare=%s has measured %s %s, this run measures %s: the ratios compare "
+                    "different things",
+                    *(values.compare, name, old[name], value),
+                )
         try:
             result = _measure(values, config, devices, workers)
         except UserError as error:
             message = str(error).replace("--config.train.batch_size", "--batch_size")
             raise UserError(message) from error
-    about = {"config": arguments.config_name, "data": config.data.name}
     result = {**about, **result}
-    if old is not None and any(old.get(key, value) != value for key, value in about.items()):
-        logging.warning(
-            "%s is of config %s and data %s", values.compare, old.get("config"), old.get("data")
-        )
     ratios = report.compare(result, old) if old is not None else None
     if values.json or not sys.stdout.isatty():
         print(json.dumps(result if ratios is None else {**result, "ratios": ratios}, indent=2))
@@ -109,7 +114,6 @@ def _measure(values, config, devices, workers):
     if devices or workers:
         from selfie_tf.benchmarks.replicas import scaling
 
-        config.data.name = "builtin:shapes"
         return scaling(config, values.seconds, devices, workers)
     from selfie_tf.benchmarks import speed
 

@@ -10,6 +10,7 @@ import os
 
 import tensorflow as tf
 
+from selfie_tf.data.decode import IMAGE_SUFFIXES
 from selfie_tf.data.source import allowed
 from selfie_tf.errors import UserError, first_line
 
@@ -109,7 +110,7 @@ def read_list(where: str, path: str) -> list:
             if not any(cell.strip() for cell in cells):
                 continue
             if columns is None:
-                columns = _header(cells)
+                columns = _header(cells, f"{where}, line {before}")
                 if columns is not None:
                     width = len(cells)
                     continue
@@ -117,11 +118,6 @@ def read_list(where: str, path: str) -> list:
                 if len(cells) < 2:
                     raise UserError(
                         f"{where}, line {before}: expected path,label, got {cells[0]!r}"
-                    )
-                first, last = cells[0].strip(), cells[-1].strip().lower()
-                if last in ("label", "class") and not os.path.splitext(first)[1]:
-                    raise UserError(
-                        f"{where}, line {before}: no column is called path; rename {first!r}"
                     )
             if len(cells) > width:
                 raise UserError(
@@ -140,10 +136,15 @@ def read_list(where: str, path: str) -> list:
     return rows
 
 
-def _header(cells):
+def _header(cells, where):
     """The columns of path and label, if this is a line of names; else None."""
     names = [cell.strip().lower() for cell in cells]
     label = next((name for name in ("label", "class") if name in names), None)
+    if label and "path" not in names and not any(n.endswith(IMAGE_SUFFIXES) for n in names):
+        raise UserError(
+            f"{where}: no column is called path, only {', '.join(map(repr, names))}; rename the "
+            "column of paths"
+        )
     return (names.index("path"), names.index(label)) if "path" in names and label else None
 
 

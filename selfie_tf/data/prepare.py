@@ -19,6 +19,7 @@ from selfie_tf.data.prepared import (
     NOTES,
     PLAN,
     VERSION,
+    check_planned,
     is_finished,
     open_prepared,
     read_plan,
@@ -123,12 +124,18 @@ def _check_classes(names):
 
 
 def _check_outside(output, folder):
-    """Checks that the output is no folder of images, which the next call would find changed."""
-    if "://" in output or "://" in folder:
+    """Checks that the output does not lie beside the folders train and test.
+
+    With another folder there, these would not be the training and the test images any more.
+    """
+    if "://" in output or not os.path.isdir(os.path.join(folder, "train")):
         return
-    inside = os.path.realpath(output)
-    if os.path.commonpath([inside, os.path.realpath(folder)]) == os.path.realpath(folder):
-        raise UserError(f"--output={output} lies in the folder of images; give one outside it")
+    if os.path.commonpath([os.path.realpath(output), os.path.realpath(folder)]) == (
+        os.path.realpath(folder)
+    ):
+        raise UserError(
+            f"--output={output} lies in {folder}, which holds the folder train; give one outside it"
+        )
 
 
 def _plan(source, encoding, images_per_shard):
@@ -198,6 +205,7 @@ def _check_output(path, plan):
         )
     before = read_plan(path)
     if before is None:
+        check_planned(path)
         entries = {entry.rstrip("/") for entry in tf.io.gfile.listdir(path)} - {NOTES}
         entries = [entry for entry in entries if not entry.endswith(".tmp")]
         if entries:
@@ -265,8 +273,10 @@ def _check_unchanged(data, source, folder, path):
     now = {*after.train_ids(), *after.held_out_ids()}
     example = min(before ^ now, default="")
     what = f"{len(now - before)} new images, {len(before - now)} gone, such as {example}"
+    lists = [f"--{key}={getattr(data, key)}" for key in ("labels", "test_labels")]
+    where = [folder, *(flag for flag in lists if not flag.endswith("="))]
     raise UserError(
-        f"{folder if example else data.labels} changed while it was prepared: "
+        f"{' or '.join(where)} changed while it was prepared: "
         f"{what if example else 'other labels'}; remove {path} and give the same command again"
     )
 

@@ -98,10 +98,11 @@ class Index:
         if sum(sizes) != expected:
             last = [max(self.offsets[self.files == i], default=-1) for i in range(len(paths))]
             cut = [path for path, size, offset in zip(paths, sizes, last) if size <= offset]
+            some = f"one of {paths[0]} and the {len(paths) - 1} other files of its split"
             raise UserError(
-                f"{(cut or paths)[0]} {'' if cut or len(paths) == 1 else 'or another file '}is "
-                f"damaged: {sum(sizes):,} bytes in its split instead of {expected:,}; bring it "
-                f"back, or {_AGAIN}"
+                f"{cut[0] if cut else some if len(paths) > 1 else paths[0]} is damaged: "
+                f"{sum(sizes):,} bytes in the split instead of {expected:,}; bring it back, or "
+                f"{_AGAIN}"
             )
 
 
@@ -113,9 +114,20 @@ def open_prepared(path: str, train: str, held_out: str) -> Prepared | None:
       train, held_out: See `Prepared`.
     """
     plan = read_plan(path)
-    if plan is None and tf.io.gfile.exists(os.path.join(path, INDEX.format(split="train"))):
+    if plan is None:
+        check_planned(path)
+        return None
+    return Prepared(path, plan, train, held_out)
+
+
+def check_planned(path: str) -> None:
+    """Checks that a dataset without a prepare.json has never had one.
+
+    Raises:
+      UserError: If it is lost.
+    """
+    if tf.io.gfile.exists(os.path.join(path, INDEX.format(split="train"))):
         raise UserError(f"{os.path.join(path, PLAN)} is lost; bring it back, or {_AGAIN}")
-    return None if plan is None else Prepared(path, plan, train, held_out)
 
 
 def read_plan(path: str) -> dict | None:
@@ -137,13 +149,34 @@ def is_finished(path: str) -> bool:
     """Whether TFDS finds a dataset here; a full disk may have cut its metadata short."""
     try:
         return read_json(path, _FINISHED) is not None
-    except UserError:
-        return False
+    except UserError as error:
+        if isinstance(error.__cause__, ValueError):  # not JSON
+            return False
+        raise
+
+
+def check_readable(data_dir: str, name: str, error: str) -> None:
+    """Names the folder of a prepared dataset that TFDS cannot read.
+
+    Args:
+      data_dir, name: See `is_unfinished`.
+      error: What TFDS says.
+
+    Raises:
+      UserError: If it is a prepared dataset.
+    """
+    path = _folder(data_dir, name)
+    if data_dir and tf.io.gfile.exists(os.path.join(path, PLAN)):
+        raise UserError(f"{path}: its metadata cannot be read ({error}); {_AGAIN}")
+
+
+def _folder(data_dir, name):
+    return os.path.join(os.path.expanduser(data_dir), name.partition(":")[0], VERSION)
 
 
 def is_unfinished(data_dir: str, name: str) -> bool:
     """Whether there is a dataset that `selfie-tf prepare` has begun and not finished."""
-    path = os.path.join(os.path.expanduser(data_dir), name.partition(":")[0], VERSION)
+    path = _folder(data_dir, name)
     return tf.io.gfile.isdir(os.path.join(path, NOTES)) and not is_finished(path)
 
 

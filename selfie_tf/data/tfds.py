@@ -9,6 +9,7 @@ import tensorflow as tf
 from selfie_tf.data.folder import least_side
 from selfie_tf.data.prepared import (
     PreparedSource,
+    check_readable,
     decode_stored,
     is_unfinished,
     open_prepared,
@@ -57,6 +58,7 @@ class TFDSSource:
                 builder.download_and_prepare()
         except Exception as error:  # TFDS raises many kinds
             line = next((s.strip() for s in str(error).splitlines() if s.strip()), repr(error))
+            check_readable(data_dir, name, line)
             raise UserError(f"{culprit}: {line}") from error
         splits = builder.info.splits
         if not splits:

@@ -15,7 +15,7 @@ _SECONDS = 2.0
 def describe(experiment: Experiment) -> str:
     """Tables of an experiment's cells: how many of each kind, steps, images, GFLOP and hours.
 
-    The hours are those of this machine: for each network a few steps of training are timed.
+    The hours are those of this machine: a few steps of each kind of training are timed.
     Probes, which take minutes, are counted without a cost.
     """
     groups, speeds, total, rows = {}, {}, np.zeros(4), []

@@ -188,7 +188,7 @@ class Experiment:
 
         Tasks of primary comparisons come before the others. Within both, the first pretraining of
         every recipe comes first, then the second, and so on. So an experiment that was stopped has
-        something of each of what matters most.
+        results of every recipe on the primary tasks.
         """
         tasks = {
             recipe: [task for task in self.tasks if self.takes(recipe, task)]

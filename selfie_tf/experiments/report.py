@@ -46,7 +46,8 @@ def write_summary(
     drawings, gains, metric = {}, {}, lines[0].metric
     first = next(iter(experiment.recipes))
     for line in lines:
-        if line.labelled_images is not None and line.baseline in ("", first):
+        of_all = not experiment.tasks[line.task].recipes
+        if of_all and line.labelled_images is not None and line.baseline in ("", first):
             gains.setdefault(line.recipe, []).append(line)
     if any(len({line.labelled_images for line in found}) > 1 for found in gains.values()):
         drawings["labels"] = lambda file, kind: figures.draw_label_fractions(file, gains, kind)

@@ -66,7 +66,7 @@ class ExperimentRunner:
             tuning of another shard.
         """
         rows_before = {row["cell"]: row for row in self._rows()}
-        todo = [cell for cell in self._mine if not self._is_done(cell, rows_before)]
+        todo = _in_order([cell for cell in self._mine if not self._is_done(cell, rows_before)])
         logging.info(
             "%d cells, %d of them here, %d to do", len(self._cells), len(self._mine), len(todo)
         )
@@ -238,6 +238,22 @@ class ExperimentRunner:
 
     def _path(self, name):
         return os.path.join(self._workdir, "cells", *name.split("/"))
+
+
+def _in_order(cells):
+    """Puts each pretraining right before the first of the cells that take its network.
+
+    In the plan it may come long before: the others may have been done on another machine.
+    """
+    use = {}
+    for number, cell in enumerate(cells):
+        if cell.kind != "pretrain":
+            use.setdefault(cell.network, number - 0.5)
+    at = {
+        cell.name: use.get(cell.network, number) if cell.kind == "pretrain" else number
+        for number, cell in enumerate(cells)
+    }
+    return sorted(cells, key=lambda cell: at[cell.name])
 
 
 def _about(result):

@@ -170,10 +170,12 @@ class Run:
                 "checkpoint"
             )
         if isinstance(error, tf.errors.DataLossError | tf.errors.NotFoundError):
+            name = self.config.data.name
+            prepare = name.startswith("tfds:")
             return (
-                f"a file is damaged or lost, probably of data.name={self.config.data.name} "
-                f"({line}); bring it back, or remove the dataset's folder and prepare it again: "
-                "the same command resumes"
+                f"a file is damaged or lost, probably of data.name={name} ({line}); bring it back"
+                f"{', or remove that dataset and prepare it again' if prepare else ''}: the same "
+                "command resumes"
             )
         if isinstance(error, tf.errors.ResourceExhaustedError):
             size = self.config.train.batch_size

@@ -100,7 +100,8 @@ def test_a_table_on_a_terminal_with_ratios(tmp_path, monkeypatch):
     with_ratios = {**new, "ratios": {"batch_size": 1.0, "float32.peak_memory_mb": 2.0}}
     code, out, err = call(*flags)
     assert code == 0 and json.loads(out) == with_ratios  # not a terminal
-    assert f"{tmp_path}/old.json is of config None and data other" in err
+    assert f"{tmp_path}/old.json has measured data other, this run measures builtin:shapes" in err
+    assert "measured config" not in err  # which the older one does not have
     for more, table in ([], True), (["--json"], False):
         with contextlib.redirect_stdout(Terminal()) as out:
             assert cli.main([*flags, *more]) == 0

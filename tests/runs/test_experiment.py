@@ -215,6 +215,15 @@ def test_another_machine_continues_from_the_table_alone(asked, tmp_path):
     assert table(tmp_path / "new") == table(tmp_path / "old")
 
 
+def test_a_lost_network_is_made_anew_right_before_it_is_needed():
+    cells = {cell.name: cell for cell in config_files.load_experiment(MINIATURE).cells()}
+    left = ("selfie/0/pretrain", "selfie/1/pretrain")
+    left += ("scratch/1/2%/1", "selfie/1/2%/1", "selfie/0/2%/0")
+    found = experiment_run._in_order([cells[name] for name in left])
+    order = (2, 1, 3, 0, 4)
+    assert [cell.name for cell in found] == [left[i] for i in order]
+
+
 def test_a_run_that_diverges_is_a_row_and_not_the_end(asked, tmp_path, monkeypatch):
     finetune = experiment_run.finetune
 

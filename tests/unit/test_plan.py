@@ -36,7 +36,9 @@ def test_cells_of_a_plan(miniature):
     }
 
 
-def test_a_cell_follows_those_it_depends_on(miniature):
+@pytest.mark.parametrize("primary", [(), (("selfie", "scratch", "2%"),)])
+def test_a_cell_follows_those_it_depends_on(miniature, primary):
+    miniature.primary = primary
     cells = miniature.cells()
     at = {cell.name: number for number, cell in enumerate(cells)}
     for cell in cells:

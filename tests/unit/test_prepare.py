@@ -349,7 +349,8 @@ DAMAGES = {  # what is put into a file, None for no file at all; and what the er
     "test.index.csv": (None, "test.index.csv cannot be read"),
     "label.labels.txt": (b"cat\n", "its classes are not those of prepare.json"),
     "prepare.json": (b"{}", "prepare.json is damaged"),
-    "features.json": (b"{", "its metadata cannot be read|data.name=tfds:mine: Expecting property"),
+    "features.json": (b"{", "1.0.0: its metadata cannot be read"),
+    "dataset_info.json": (b"{}", "1.0.0: its metadata cannot be read|has no"),
 }
 
 
@@ -364,13 +365,22 @@ def test_a_finished_dataset_that_is_damaged_is_not_called_prepared(name, folder,
         path.write_bytes(content or path.read_bytes()[: path.stat().st_size // 2])
     line = run(folder, tmp_path / "out", command=fails)
     assert re.search(expected, line) and "remove" in line
-    with pytest.raises(UserError, match=expected):
+    with pytest.raises(UserError, match=f"({expected}).*remove"):
+        make_source(config_of("tfds:mine").data, str(tmp_path / "out"))
+
+
+def test_a_file_cut_in_its_last_record(folder, tmp_path):
+    run(folder, tmp_path / "out")
+    path = tmp_path / "out" / "mine" / "1.0.0" / "mine-train.tfrecord-00002-of-00006"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="one of .*-of-00006 and the 5 other files of its split is"):
         make_source(config_of("tfds:mine").data, str(tmp_path / "out"))
 
 
 def test_a_lost_plan(folder, tmp_path):
     run(folder, tmp_path / "out")
     (tmp_path / "out" / "mine" / "1.0.0" / "prepare.json").unlink()
+    assert "prepare.json is lost; bring it" in run(folder, tmp_path / "out", command=fails)
     with pytest.raises(UserError, match="prepare.json is lost; bring it back, or remove"):
         make_source(config_of("tfds:mine").data, str(tmp_path / "out"))
 
@@ -521,11 +531,17 @@ def test_class_names_that_tfds_cannot_keep(name, folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("place", ["", "datasets", "cat/deep"])
-def test_an_output_in_the_folder_of_images(place, folder):
+@pytest.mark.parametrize("place", ["", "datasets", "train/deep"])
+def test_an_output_beside_train_and_test(place, folder):
+    os.rename(folder / "cat", folder / "train")
     line = run(folder, folder / place, command=fails)
-    assert f"--output={folder / place} lies in the folder of images; give one outside it" in line
+    assert f"--output={folder / place} lies in {folder}, which holds the folder train" in line
     assert not (folder / place / "mine").exists()
+
+
+def test_an_output_in_a_folder_of_classes(folder):
+    for _ in range(2):
+        assert "54 train, 6 test images, 2 classes" in run(folder, folder / "datasets")
 
 
 # Labels from lists
@@ -596,4 +612,6 @@ def test_a_list_that_changes_while_it_is_prepared(folder, lines, tmp_path, monke
 
     monkeypatch.setattr(shard_writers, "write_shard", writing)
     line = run("", tmp_path / "out", f"--labels={path}", command=fails)
-    assert f"{path} changed while it was prepared: other labels; remove {tmp_path}" in line
+    assert (
+        f"or --labels={path} changed while it was prepared: other labels; remove {tmp_path}" in line
+    )

@@ -6,6 +6,7 @@ import io
 import numpy as np
 import pytest
 
+from selfie_tf import figures
 from selfie_tf.config import FinetuneConfig, SelfieConfig
 from selfie_tf.errors import UserError
 from selfie_tf.experiments import rows, tables
@@ -196,15 +197,33 @@ def test_a_summary_is_tables_and_figures(experiment, found, tmp_path, metric):
     text = write_summary(experiment, paths, "", str(tmp_path / "out"))
     assert (tmp_path / "out" / "summary.md").read_text() == text
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    figures = ("labels", "held_out_patch_accuracy_uncropped")
+    drawings = ("labels", "held_out_patch_accuracy_uncropped")
     assert names == {"summary.md", "summary.csv"} | {
-        f"{f}.{k}" for f in figures for k in ("png", "svg")
+        f"{f}.{k}" for f in drawings for k in ("png", "svg")
     }
-    for figure in figures:
+    for figure in drawings:
         assert (tmp_path / "out" / f"{figure}.png").read_bytes()[:4] == b"\x89PNG"
         text = (tmp_path / "out" / f"{figure}.svg").read_text()
         assert "<svg" in text and "accuracy" in text
         assert ("<!-- balanced accuracy" in text) == (metric == "balanced_accuracy")
+
+
+def test_a_task_of_some_recipes_is_not_among_the_fractions_of_labels(
+    experiment, found, tmp_path, monkeypatch
+):
+    """Such as random weights that are trained for longer, on as many labels."""
+    drawn = []
+    monkeypatch.setattr(figures, "draw_label_fractions", lambda _, gains, kind: drawn.append(gains))
+    experiment.tasks["1%-long"] = Task(FinetuneConfig(), 3, 2, ("scratch",))
+    longer = [
+        {**row, "task": "1%-long", "cell": f"{row['cell']}-long"}
+        for row in found
+        if row["recipe"] == "scratch"
+    ]
+    rows.write_table(tmp_path / "a.csv", [*found, *longer])
+    text = write_summary(experiment, [str(tmp_path / "a.csv")], "", str(tmp_path / "out"))
+    assert "| 1%-long | scratch |" in text
+    assert drawn and {line.task for line in drawn[0]["scratch"]} == {"1%", "5%"}
 
 
 def test_the_command(tmp_path):
