@@ -218,7 +218,7 @@ def test_a_task_of_some_recipes_is_not_among_the_fractions_of_labels(
     longer = [
         {**row, "task": "1%-long", "cell": f"{row['cell']}-long"}
         for row in found
-        if row["recipe"] == "scratch"
+        if (row["recipe"], row.get("task")) == ("scratch", "1%")
     ]
     rows.write_table(tmp_path / "a.csv", [*found, *longer])
     text = write_summary(experiment, [str(tmp_path / "a.csv")], "", str(tmp_path / "out"))
