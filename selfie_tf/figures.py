@@ -327,9 +327,10 @@ def draw_label_fractions(path, lines: dict, kind: str = "png") -> None:
       kind: "png" or "svg".
     """
     figure, (left, right) = _subplots(2, 9, 3.4)
-    for (recipe, found), style in zip(lines.items(), itertools.cycle(_STYLES)):
+    for i, ((recipe, found), style) in enumerate(zip(lines.items(), itertools.cycle(_STYLES))):
         found = sorted(found, key=lambda line: line.labelled_images)
-        images = [line.labelled_images for line in found]
+        aside = 1.02 ** (i - (len(lines) - 1) / 2)  # so that no bar hides another
+        images = [aside * line.labelled_images for line in found]
         label, style = f" {_escape(recipe)}", {**style, "markersize": 5, "capsize": 3}
         means = [100 * line.mean for line in found]
         left.errorbar(
@@ -338,7 +339,7 @@ def draw_label_fractions(path, lines: dict, kind: str = "png") -> None:
         gains = [line for line in found if line.difference is not None]
         if gains:
             right.errorbar(
-                [line.labelled_images for line in gains],
+                [aside * line.labelled_images for line in gains],
                 [100 * line.difference.mean for line in gains],
                 [100 * (line.difference.half_width or 0) for line in gains],
                 label=f" {_escape(recipe)} - {_escape(gains[0].baseline)}",
