@@ -9,16 +9,20 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from selfie_tf.config.files import get
 from selfie_tf.errors import Interrupted, UserError
 from selfie_tf.training import report
 from selfie_tf.training.load import load_pretrained
 from selfie_tf.training.loop import Trainer
 from selfie_tf.training.pictures import Pictures
 from selfie_tf.training.progress import ProgressLog
+from selfie_tf.training.run import Run
 
 from helpers import (
     ROOT,
@@ -342,3 +346,13 @@ def test_a_full_disk_is_one_line(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     line = fails("pretrain", *TINY, f"--workdir={tmp_path}")
     assert "no space left" in line and str(tmp_path) in line
+
+
+@pytest.mark.parametrize("name", ["tfds:mine", "folder:photos"])
+def test_a_lost_file_is_one_line_and_nobody_is_told_to_remove_photographs(name):
+    config = get("quickstart")
+    config.data.name = name
+    run = types.SimpleNamespace(config=config, strategy=tf.distribute.get_strategy())
+    line = Run._explain(run, tf.errors.DataLossError(None, None, "truncated record"))
+    assert f"probably of data.name={name} (truncated record); bring it back" in line
+    assert ("remove that dataset and prepare it again" in line) == name.startswith("tfds:")
