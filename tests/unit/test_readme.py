@@ -1,8 +1,10 @@
 """The README is a door: short, and its numbers are those of the results."""
 
 import glob
+import importlib.util
 import os
 import re
+import shutil
 
 import pytest
 
@@ -50,3 +52,33 @@ def test_tables_of_experiments_are_those_of_their_runs(path):
     found = rows.read_table(path)
     assert found and {row["cell"] for row in found} <= cells
     assert tables.to_markdown(tables.summarize(experiment, found, predictions)) in RESULTS
+
+
+def test_new_runs_replace_the_table_of_those_before(tmp_path):
+    spec = importlib.util.spec_from_file_location(
+        "update_results", os.path.join(ROOT, "docs", "update_results.py")
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    results, workdir = tmp_path / "docs" / "results", tmp_path / "runs"
+    workdir.mkdir()
+    found = rows.read_table(os.path.join(ROOT, "docs", "results", "padding.csv"))
+    rows.write_table(str(workdir / rows.TABLE), found)
+    results.mkdir(parents=True)
+    rows.write_table(str(results / "padding.csv"), found[:-1])
+    experiment = config_files.load_experiment("experiments/padding")
+    old, new = (
+        tables.to_markdown(tables.summarize(experiment, some)) for some in (found[:-1], found)
+    )
+    page = tmp_path / "docs" / "RESULTS.md"
+
+    page.write_text(f"before\n\n{old}\nafter\n")
+    assert module.update("padding", str(workdir), str(tmp_path / "docs")) == ""
+    assert page.read_text() == f"before\n\n{new}\nafter\n" and old != new
+    assert rows.read_table(str(results / "padding.csv")) == found
+
+    shutil.rmtree(results)
+    results.mkdir()
+    page.write_text("before\n")
+    assert module.update("padding", str(workdir), str(tmp_path / "docs")) == new
+    assert page.read_text() == "before\n"
