@@ -3,8 +3,9 @@
     python bin/experiment.py --config=configs/experiments/cifar10_steps.py \
         --workdir=runs/steps
 
-500 to 4,000 steps of the instance loss alone, as in cifar10_recipes.py, and the published loss with
-as many image-forwards. One pretraining each, on validation images.
+500 to 4,000 steps of the instance loss alone, as in cifar10_recipes.py, 1,000 to 8,000 of it on views
+of 16x16 pixels, which cost a quarter, and the published loss in twice its steps, for more operations
+than the longest of these. One pretraining each, on validation images.
 Result: see docs/RESULTS.md.
 """
 
@@ -16,9 +17,10 @@ from selfie_tf.experiments.plan import Experiment, Recipe, Task
 
 def get_config() -> Experiment:
     before = load_experiment("experiments/cifar10_recipes")
+    known = {**before.recipes, **load_experiment("experiments/cifar10_views").recipes}
 
     def longer(name, steps):
-        config = copy.deepcopy(before.recipes[name].pretrain)
+        config = copy.deepcopy(known[name].pretrain)
         config.train.steps = steps
         return Recipe(config)
 
@@ -29,8 +31,11 @@ def get_config() -> Experiment:
             "instance": before.recipes["instance"],
             "published": before.recipes["published"],
             "instance-500": longer("instance", 500),
-            "instance-2000": longer("instance", 2000),
-            "published-8000": longer("published", 8000),
+            "instance-view16": known["instance-view16"],
+            "instance-view16-1000": longer("instance-view16", 1000),
+            "instance-view16-2000": longer("instance-view16", 2000),
+            "instance-view16-8000": longer("instance-view16", 8000),
+            "published-4000": longer("published", 4000),
         },
         tasks={"1%": Task(before.tasks["1%"].config, pretrainings=1, seeds=2)},
         probe_images=(500, 2500),
