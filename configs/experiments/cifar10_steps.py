@@ -3,9 +3,9 @@
     python bin/experiment.py --config=configs/experiments/cifar10_steps.py \
         --workdir=runs/steps
 
-500 to 4,000 steps of the instance loss alone, as in cifar10_recipes.py, 1,000 to 8,000 of it on views
-of 16x16 pixels, which cost a quarter, and the published loss in twice its steps, for more operations
-than the longest of these. One pretraining each, on validation images.
+500 to 4,000 steps of the instance loss alone, as in cifar10_recipes.py, 1,000 to 8,000 of it on
+views of 16x16 pixels, which cost a quarter, and the published loss in twice its steps, which takes
+more operations than the longest of these. One pretraining each, on validation images.
 Result: see docs/RESULTS.md.
 """
 
