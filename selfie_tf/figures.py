@@ -7,6 +7,17 @@ import numpy as np
 
 _DPI = 130
 WHITE, RED, HIDDEN = (255, 255, 255), (230, 30, 30), (128, 128, 128)
+_ACCURACY = {"top1": "accuracy", "balanced_accuracy": "balanced accuracy"}
+
+# Colours that differ in lightness too, with a marker and a dash of their own: for grey prints.
+_STYLES = (
+    {"color": "0.45", "marker": "s", "linestyle": "--"},
+    {"color": "#08306b", "marker": "o", "linestyle": "-"},
+    {"color": "#e6550d", "marker": "^", "linestyle": "-."},
+    {"color": "#31a354", "marker": "D", "linestyle": ":"},
+    {"color": "#756bb1", "marker": "v", "linestyle": (0, (5, 1, 1, 1))},
+    {"color": "#a50f15", "marker": "P", "linestyle": (0, (1, 1))},
+)
 
 
 def arrange(batch: dict, choices: np.ndarray | None, grid: int, border: bool = True) -> np.ndarray:
@@ -264,20 +275,28 @@ def _draw_probes(axis, probes):
 
 
 def draw_finetuning(
-    path, runs: list, split: str = "test", kind: str = "png", metric: str = "top1"
+    path,
+    runs: list,
+    split: str = "test",
+    kind: str = "png",
+    metric: str = "top1",
+    baseline: str | None = None,
 ) -> None:
     """Draws training loss, test loss and test accuracy over steps (the paper's Figure 3).
 
     Args:
       path: A file name, or a file that is open for writing.
       runs: Tuples (label, log points, evaluations), one per run, as in metrics.jsonl and
-        evaluations.jsonl. Runs with the same label share a colour.
+        evaluations.jsonl. Runs with the same label look the same.
       split: "test" or "validation".
       kind: "png" or "svg".
       metric: Which accuracy, "top1" or "balanced_accuracy".
+      baseline: The label of the runs that all others are compared with; they are grey.
     """
     figure, axes = _subplots(3, 11, 3)
-    labels = list(dict.fromkeys(label for label, *_ in runs))
+    others = dict.fromkeys(label for label, *_ in runs if label != baseline)
+    styles = dict(zip(others, itertools.cycle(_STYLES[1:])))
+    styles[baseline] = _STYLES[0]
     for axis, which, key, title in (
         (axes[0], 1, "loss", "training loss (nats)"),
         (axes[1], 2, f"{split}_loss", f"{split} loss (nats)"),
@@ -288,33 +307,20 @@ def draw_finetuning(
             axis.plot(
                 [point["step"] for point in points],
                 [point[key] for point in points],
-                color=f"C{labels.index(run[0])}",
-                marker="o" if which == 2 else None,
-                markersize=3,
+                **styles[run[0]] if which == 2 else {**styles[run[0]], "marker": None},
+                markersize=4,
                 linewidth=1.2,
             )
         axis.set_xlabel("step")
         axis.set_ylabel(title)
         axis.grid(alpha=0.3)
-    for i, label in enumerate(labels):
+    labels = dict.fromkeys(label for label, *_ in runs)
+    for label in labels:
         # A label that begins with _ would not be shown.
-        axes[0].plot([], [], color=f"C{i}", label=f" {_escape(label)}")
+        axes[0].plot([], [], **styles[label], markersize=4, label=f" {_escape(label)}")
     if len(labels) > 1:
         axes[0].legend()
     _save(figure, path, kind)
-
-
-_ACCURACY = {"top1": "accuracy", "balanced_accuracy": "balanced accuracy"}
-
-# Colours that differ in lightness too, with a marker and a dash of their own: for grey prints.
-_STYLES = (
-    {"color": "0.45", "marker": "s", "linestyle": "--"},
-    {"color": "#08306b", "marker": "o", "linestyle": "-"},
-    {"color": "#e6550d", "marker": "^", "linestyle": "-."},
-    {"color": "#31a354", "marker": "D", "linestyle": ":"},
-    {"color": "#756bb1", "marker": "v", "linestyle": (0, (5, 1, 1, 1))},
-    {"color": "#a50f15", "marker": "P", "linestyle": (0, (1, 1))},
-)
 
 
 def draw_label_fractions(path, lines: dict, kind: str = "png") -> None:

@@ -59,9 +59,10 @@ def write_summary(
                     file, points, column.replace("_", " "), kind, metric
                 )
             )
-    for task, runs in _curves(rows, cells).items():
+    order = {recipe: number for number, recipe in enumerate(experiment.recipes)}
+    for task, runs in _curves(sorted(rows, key=lambda row: order[row["recipe"]]), cells).items():
         drawings[f"curves-{task}"] = lambda file, kind, runs=runs: figures.draw_finetuning(
-            file, *runs, kind, metric
+            file, *runs, kind, metric, first
         )
     markdown = to_markdown(lines)
     try:

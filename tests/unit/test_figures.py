@@ -211,16 +211,27 @@ def test_probes_take_a_panel_with_the_accuracies_of_step_0(monkeypatch):
     assert len(saved[0].axes[1].lines) == 1
 
 
-def test_finetuning_curves_have_a_colour_per_label():
-    file = io.BytesIO()
+def test_finetuning_curves_have_a_style_per_label_and_the_baseline_is_grey(monkeypatch):
     points = [{"step": s, "loss": 2.0 / s, "top1": 0.1} for s in range(1, 5)]
     tests = [{"step": s, "test_loss": 1.0 / s, "test_top1": 0.1 * s} for s in range(1, 5)]
-    runs = [("$a^$", points, tests), ("_b", points[2:], tests), ("$a^$", [], [])]
+    runs = [("$a^$", points, tests), ("_b", points[2:], tests), ("$a^$", points[1:], [])]
+    file = io.BytesIO()
     figures.draw_finetuning(file, runs)
-    pixels = np.asarray(Image.open(file).convert("RGB")).reshape(-1, 3).tolist()
-    for color in ((31, 119, 180), (255, 127, 14)):  # Matplotlib's first two
-        assert list(color) in pixels
-    assert [44, 160, 44] not in pixels
+    Image.open(file).verify()
+
+    saved = []
+    monkeypatch.setattr(figures, "_save", lambda figure, *_: saved.append(figure))
+    for baseline in (None, "$a^$"):
+        figures.draw_finetuning(None, runs, baseline=baseline)
+    styles = [
+        [(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines[:3]]
+        for figure in saved
+    ]
+    for a, b, again in styles:
+        assert a == again and a[0] != b[0] and a[1] != b[1]
+    assert [found[0][0] == "0.45" for found in styles] == [False, True]
+    shown = [[text.get_text() for text in f.axes[0].get_legend().get_texts()] for f in saved]
+    assert shown == [[r" \$a^\$", " _b"]] * 2
 
 
 def test_finetuning_curves_show_the_accuracy_that_recipes_are_compared_by(monkeypatch):
