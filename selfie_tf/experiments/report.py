@@ -17,7 +17,7 @@ from selfie_tf.experiments.tables import (
 )
 from selfie_tf.storage.files import read_points, write_atomically
 
-_PRETEXT = ("held_out_patch_accuracy_uncropped", "pixel_accuracy")
+_PRETEXT = ("held_out_patch_accuracy_uncropped", "pixel_accuracy", "instance_accuracy")
 
 
 def write_summary(

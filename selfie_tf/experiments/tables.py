@@ -213,7 +213,8 @@ def pretext_and_downstream(experiment: Experiment, rows: list, pretext: str) -> 
 
     Args:
       experiment, rows: As in `summarize`.
-      pretext: The column of the pretext task's accuracy.
+      pretext: The column of the pretext task's accuracy, or "instance_accuracy", which only
+        networks that learn the instance loss have.
 
     Returns:
       {task: {recipe: float `[n, 2]`}}; finetunings of one network are averaged. Networks that were
@@ -228,7 +229,9 @@ def pretext_and_downstream(experiment: Experiment, rows: list, pretext: str) -> 
     known = {
         row["network"]: row[pretext]
         for row in rows
-        if row["kind"] == "pretrain" and row["recipe"] in trained and pretext in row
+        if row["kind"] == "pretrain"
+        and pretext in row
+        and (row["recipe"] in trained or pretext == "instance_accuracy")
     }
     found = {}
     for task, plan in experiment.tasks.items():

@@ -176,6 +176,13 @@ def test_pretext_accuracy_beside_accuracy_after_finetuning(experiment, found):
     experiment.recipes["plus"].pretrain = other
     points = tables.pretext_and_downstream(experiment, found, "held_out_patch_accuracy_uncropped")
     assert set(points["1%"]) == {"selfie"}
+    # It has learnt the instance loss.
+    for row in found:
+        if row["kind"] == "pretrain" and row["recipe"] == "plus":
+            row["instance_accuracy"] = 0.25 + 0.125 * row["pretraining"]
+    points = tables.pretext_and_downstream(experiment, found, "instance_accuracy")
+    assert set(points["1%"]) == {"plus"}
+    np.testing.assert_allclose(points["1%"]["plus"][:, 0], [0.25, 0.375])
 
 
 def test_rows_survive_the_table(found, tmp_path):
