@@ -14,6 +14,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from selfie_tf.cli.config_files import load_experiment  # noqa: E402
+from selfie_tf.errors import UserError  # noqa: E402
 from selfie_tf.experiments.rows import (  # noqa: E402
     TABLE,
     merge,
@@ -35,6 +36,9 @@ def update(name: str, workdir: str, docs: str) -> str:
 
     Returns:
       The table if there was none to replace, else "".
+
+    Raises:
+      UserError: If there is no such experiment, no finished run, or a run that is not in the plan.
     """
     experiment = load_experiment(f"experiments/{name}")
     path = os.path.join(docs, "results", f"{name}.csv")
@@ -43,6 +47,9 @@ def update(name: str, workdir: str, docs: str) -> str:
     old = to_markdown(summarize(experiment, before, predictions))
     order = {cell.name: number for number, cell in enumerate(experiment.cells())}
     rows = merge(before, read_tables([os.path.join(workdir, TABLE)]))
+    for row in rows:
+        if row["cell"] not in order:
+            raise UserError(f"{row['cell']}: no cell of experiments/{name}; is it another's table?")
     rows.sort(key=lambda row: order[row["cell"]])
     write_table(path, rows)
     kept = os.path.join(workdir, "predictions")
@@ -62,7 +69,12 @@ def main():
     parser.add_argument("name", help="of configs/experiments/NAME.py")
     parser.add_argument("workdir", help="the experiment's folder")
     arguments = parser.parse_args()
-    print(update(arguments.name, arguments.workdir, os.path.dirname(os.path.abspath(__file__))))
+    docs = os.path.dirname(os.path.abspath(__file__))
+    try:
+        table = update(arguments.name, arguments.workdir, docs)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    print(table or f"{arguments.name}: docs/results and the table in RESULTS.md are up to date")
 
 
 if __name__ == "__main__":

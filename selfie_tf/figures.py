@@ -294,9 +294,9 @@ def draw_finetuning(
       baseline: The label of the runs that all others are compared with; they are grey.
     """
     figure, axes = _subplots(3, 11, 3)
-    others = dict.fromkeys(label for label, *_ in runs if label != baseline)
-    styles = dict(zip(others, itertools.cycle(_STYLES[1:])))
-    styles[baseline] = _STYLES[0]
+    labels = list(dict.fromkeys(label for label, *_ in runs))
+    others = [label for label in labels if label != baseline]
+    styles = {baseline: _STYLES[0], **dict(zip(others, itertools.cycle(_STYLES[1:])))}
     for axis, which, key, title in (
         (axes[0], 1, "loss", "training loss (nats)"),
         (axes[1], 2, f"{split}_loss", f"{split} loss (nats)"),
@@ -314,7 +314,6 @@ def draw_finetuning(
         axis.set_xlabel("step")
         axis.set_ylabel(title)
         axis.grid(alpha=0.3)
-    labels = dict.fromkeys(label for label, *_ in runs)
     for label in labels:
         # A label that begins with _ would not be shown.
         axes[0].plot([], [], **styles[label], markersize=4, label=f" {_escape(label)}")

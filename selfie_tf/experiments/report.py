@@ -59,8 +59,9 @@ def write_summary(
                     file, points, column.replace("_", " "), kind, metric
                 )
             )
-    order = {recipe: number for number, recipe in enumerate(experiment.recipes)}
-    for task, runs in _curves(sorted(rows, key=lambda row: order[row["recipe"]]), cells).items():
+    # In the plan's order, as in the other figures; a table may have rows of other recipes, too.
+    ordered = [row for recipe in experiment.recipes for row in rows if row["recipe"] == recipe]
+    for task, runs in _curves(ordered, cells).items():
         drawings[f"curves-{task}"] = lambda file, kind, runs=runs: figures.draw_finetuning(
             file, *runs, kind, metric, first
         )

@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from selfie_tf.cli import config_files
+from selfie_tf.errors import UserError
 from selfie_tf.experiments import rows, tables
 
 from helpers import ROOT
@@ -82,3 +83,10 @@ def test_new_runs_replace_the_table_of_those_before(tmp_path):
     page.write_text("before\n")
     assert module.update("padding", str(workdir), str(tmp_path / "docs")) == new
     assert page.read_text() == "before\n"
+
+    found[0]["cell"] = "other/0/5%/0"
+    rows.write_table(str(workdir / rows.TABLE), found)
+    kept = (results / "padding.csv").read_bytes()
+    with pytest.raises(UserError, match="other/0/5%/0: no cell of experiments/padding"):
+        module.update("padding", str(workdir), str(tmp_path / "docs"))
+    assert (results / "padding.csv").read_bytes() == kept

@@ -185,6 +185,25 @@ def test_pretext_accuracy_beside_accuracy_after_finetuning(experiment, found):
     np.testing.assert_allclose(points["1%"]["plus"][:, 0], [0.25, 0.375])
 
 
+def test_curves_are_in_the_order_of_the_plan_and_their_baseline_is_its_first(
+    experiment, found, tmp_path, monkeypatch
+):
+    drawn = []
+    monkeypatch.setattr(figures, "draw_finetuning", lambda file, *rest: drawn.append(rest))
+    found = [{**row, "split": "test"} for row in found if row["kind"] == "final"]
+    other = {**found[0], "cell": "other/0/1%/0", "recipe": "other"}  # of another experiment
+    for row in (*found, other):
+        folder = tmp_path / "cells" / row["cell"]
+        folder.mkdir(parents=True)
+        (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    rows.write_table(tmp_path / "a.csv", [other, *found[::-1]])
+    paths, output = [str(tmp_path / "a.csv")], str(tmp_path / "out")
+    write_summary(experiment, paths, "", output, str(tmp_path / "cells"))
+    labels = {tuple(dict.fromkeys(label for label, *_ in runs)) for runs, *_ in drawn}
+    assert labels == {("scratch", "selfie", "plus"), ("scratch", "selfie")}
+    assert {rest[-1] for rest in drawn} == {"scratch"}
+
+
 def test_rows_survive_the_table(found, tmp_path):
     path = tmp_path / "results.csv"
     rows.write_table(path, found)
