@@ -40,8 +40,8 @@ def get_config() -> Experiment:
         tasks={
             "1%": task(0.01, 196, 8, 2),  # half the steps do as well, see cifar10_finetuning.py
             "5%": task(0.05, 586, 5, 1),
-            "8%": task(0.08, 782, 2, 1),
-            "20%": task(0.2, 1172, 2, 1),
+            "8%": task(0.08, 782, (3, 4, 5), 1),  # their networks were still there
+            "20%": task(0.2, 1172, (3, 4, 5), 1),
             "1%-long": task(0.01, 196 + pretraining, 3, 1, ("scratch",)),
             "5%-long": task(0.05, 586 + pretraining, 2, 1, ("scratch",)),
         },

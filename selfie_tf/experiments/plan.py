@@ -36,7 +36,8 @@ class Task:
     Attributes:
       config: Its seeds are set by the plan. With `data.validation_fraction` the recipes are
         compared on validation images, otherwise on the test split.
-      pretrainings: Number of pretrainings per recipe, each with another seed.
+      pretrainings: Number of pretrainings per recipe, each with another seed. Or their numbers,
+        such as (3, 4) for those whose networks are still there.
       seeds: Number of finetunings per pretraining, each with another seed and subset of labels.
       recipes: Names of the recipes; empty for all.
       metric: What recipes are compared by: "top1", or "balanced_accuracy" where some classes are
@@ -44,10 +45,16 @@ class Task:
     """
 
     config: FinetuneConfig
-    pretrainings: int = 1
+    pretrainings: int | tuple = 1
     seeds: int = 5
     recipes: tuple = ()
     metric: str = "top1"
+
+    @property
+    def numbers(self) -> set:
+        """The numbers of the pretrainings, from 0."""
+        taken = self.pretrainings
+        return set(range(taken) if isinstance(taken, int) else taken)
 
 
 @dataclasses.dataclass
@@ -154,8 +161,10 @@ class Experiment:
             unknown = [recipe for recipe in task.recipes if recipe not in self.recipes]
             if unknown:
                 raise UserError(f"task {name!r}: there is no recipe {unknown[0]!r}")
-            if task.pretrainings < 1 or task.seeds < 1:
+            if not task.numbers or task.seeds < 1:
                 raise UserError(f"task {name!r}: pretrainings and seeds must be at least 1")
+            if min(task.numbers) < 0:
+                raise UserError(f"task {name!r}: a pretraining has the number {min(task.numbers)}")
             if task.metric not in METRICS:
                 raise UserError(
                     f"task {name!r}: metric={task.metric!r}, expected {' or '.join(METRICS)}"
@@ -194,18 +203,15 @@ class Experiment:
             recipe: [task for task in self.tasks if self.takes(recipe, task)]
             for recipe in self.recipes
         }
-        numbers = {
-            recipe: max(self.pretrainings, *(self.tasks[name].pretrainings for name in names), 0)
-            for recipe, names in tasks.items()
-        }
+        numbers = {recipe: self._numbers(names) for recipe, names in tasks.items()}
+        first = {recipe: min(found, default=0) for recipe, found in numbers.items()}
         for recipe in self.recipes:
-            owner = self._owner(recipe)
-            numbers[owner] = max(numbers[owner], numbers[recipe])
+            numbers[self._owner(recipe)] |= numbers[recipe]
         found = []
-        for number in range(max(numbers.values(), default=0)):
+        for number in sorted(set().union(*numbers.values())):
             for recipe, names in tasks.items():
-                if number < numbers[recipe]:
-                    found += self._unit(recipe, number, names)
+                if number in numbers[recipe]:
+                    found += self._unit(recipe, number, names, number == first[recipe])
         primary = {task for _, _, task in self.primary}
         needed = {cell.network for cell in found if cell.task in primary}
         return sorted(
@@ -213,8 +219,13 @@ class Experiment:
             key=lambda cell: cell.task not in primary if cell.task else cell.network not in needed,
         )
 
-    def _unit(self, recipe, number, tasks):
-        """The cells of one pretraining of a recipe."""
+    def _numbers(self, tasks):
+        """The numbers of the pretrainings of a recipe that takes some tasks."""
+        found = set().union(*(self.tasks[name].numbers for name in tasks))
+        return found if len(found) >= self.pretrainings else found | set(range(self.pretrainings))
+
+    def _unit(self, recipe, number, tasks, tune):
+        """The cells of one pretraining of a recipe, with those of the search if `tune`."""
         found, folder, owner = [], f"{recipe}/{number}", self._owner(recipe)
         pretrain = self.recipes[recipe].pretrain
         network = "" if pretrain is None else f"{owner}/{number}/pretrain"
@@ -222,7 +233,7 @@ class Experiment:
             found.append(Cell(network, "pretrain", recipe, number, network))
             if self.probe_images:
                 found.append(Cell(f"{folder}/probe", "probe", recipe, number, network))
-        if self.tuning is not None and number == 0:
+        if self.tuning is not None and tune:
             for task, setting, draw in itertools.product(
                 tasks, self.tuning.settings(), range(self.tuning.draws)
             ):
@@ -230,7 +241,7 @@ class Experiment:
                 found.append(Cell(name, "tune", recipe, number, network, task, draw, setting))
         for name in tasks:
             task = self.tasks[name]
-            if number < task.pretrainings:
+            if number in task.numbers:
                 for seed in range(number * task.seeds, (number + 1) * task.seeds):
                     final = f"{folder}/{name}/{seed}"
                     found.append(Cell(final, "final", recipe, number, network, name, seed))

@@ -65,6 +65,18 @@ def test_tasks_of_primary_comparisons_come_first(miniature):
     ]
 
 
+def test_a_task_may_name_its_pretrainings(miniature):
+    """Only those are made, and the search belongs to the first."""
+    miniature.tasks = {"2%": Task(miniature.tasks["2%"].config, (3, 5), 2)}
+    miniature.validate()
+    found = collections.defaultdict(set)
+    for cell in miniature.cells():
+        found[cell.kind].add((cell.pretraining, cell.seed))
+    assert found["pretrain"] == {(3, 0), (5, 0)}
+    assert found["final"] == {(3, 6), (3, 7), (5, 10), (5, 11)}
+    assert {number for number, _ in found["tune"]} == {3}
+
+
 def test_recipes_meet_the_same_subsets_and_seeds(miniature):
     miniature.tasks["2%"].seeds = 2
     seeds = collections.defaultdict(list)
@@ -117,6 +129,8 @@ def test_each_pretraining_has_its_seed_and_the_plan_is_not_changed(miniature):
             "task '5%': there is no recipe",
         ),
         ({"tasks": {"5%": Task(FinetuneConfig(), seeds=0)}}, "task '5%': pretrainings and seeds"),
+        ({"tasks": {"5%": Task(FinetuneConfig(), ())}}, "task '5%': pretrainings and seeds"),
+        ({"tasks": {"5%": Task(FinetuneConfig(), (-1,))}}, "a pretraining has the number -1"),
         ({"tasks": {"5%": Task(FinetuneConfig(), metric="f1")}}, "metric='f1', expected top1 or b"),
         (
             {"tasks": {n: Task(FinetuneConfig(), metric=n) for n in ("top1", "balanced_accuracy")}},
