@@ -384,10 +384,10 @@ def draw_pretext_and_downstream(
     for axis, (task, found) in zip(axes, points.items()):
         for recipe, dots in found.items():
             style = {"color": styles[recipe]["color"], "marker": styles[recipe]["marker"]}
-            axis.plot(*dots.T, linestyle="", label=f" {_escape(recipe)}", **style)
+            axis.plot(*100 * dots.T, linestyle="", label=f" {_escape(recipe)}", **style)
         axis.set_title(_escape(task), fontsize=9)
-        axis.set_xlabel(pretext)
-        axis.set_ylabel(f"{_ACCURACY[metric]} after finetuning")
+        axis.set_xlabel(f"{pretext} (%)")
+        axis.set_ylabel(f"{_ACCURACY[metric]} after finetuning (%)")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     _save(figure, path, kind)
