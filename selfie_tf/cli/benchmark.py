@@ -26,7 +26,7 @@ import sys
 from absl import flags
 
 from selfie_tf.cli.common import Arguments, Command, define_data_dir, ends_on_sigterm
-from selfie_tf.config import PretrainConfig, RunConfig
+from selfie_tf.config import PretrainConfig, RunConfig, flatten
 from selfie_tf.errors import UserError
 
 
@@ -70,6 +70,7 @@ def run(arguments: Arguments) -> None:
         raise UserError(f"--seconds={values.seconds}: expected more than 0, and no infinity")
     if values.batch_size < 1:
         raise UserError(f"--batch_size={values.batch_size}: expected at least 1")
+    given = config.explicit_keys() - {"data.name", "train.batch_size"}
     config.train.batch_size = values.batch_size
     config.validate()
     devices, workers = _numbers(values, "virtual_devices"), _numbers(values, "workers")
@@ -86,13 +87,15 @@ def run(arguments: Arguments) -> None:
         if devices or workers:
             config.data.name = "builtin:shapes"
         about = {"config": arguments.config_name, "data": config.data.name}
+        changes = [f"{key}={value}" for key, value in flatten(config).items() if key in given]
+        about["changes"] = " ".join(changes) or "none"
         old = report.read(os.path.expanduser(values.compare)) if values.compare else None
-        for name, value in about.items():
+        for name, value in {**about, "batch_size": values.batch_size}.items():
             if old is not None and old.get(name, value) != value:
                 logging.warning(
                     "--compare=%s has measured %s %s, this run measures %s: the ratios compare "
                     "different things",
-                    *(values.compare, name, old[name], value),
+                    *(values.compare, name.replace("_", " "), old[name], value),
                 )
         try:
             result = _measure(values, config, devices, workers)

@@ -92,15 +92,20 @@ class Terminal(io.StringIO):
 
 def test_a_table_on_a_terminal_with_ratios(tmp_path, monkeypatch):
     old = {"batch_size": 8, "data": "other", "float32": {"peak_memory_mb": 150.0}}
+    old["changes"] = "model.width=4"
     new = {"batch_size": 8, "float32": {"peak_memory_mb": 300.0}}
     (tmp_path / "old.json").write_text(json.dumps(old))
     monkeypatch.setattr("selfie_tf.benchmarks.speed.benchmark", lambda *_: dict(new))
-    flags = ["benchmark", *TINY, f"--compare={tmp_path}/old.json"]
-    new |= {"config": "quickstart", "data": "builtin:shapes"}
+    tiny = ["--config=quickstart", "--config.model.width=8", "--config.train.seed=1"]
+    flags = ["benchmark", *tiny, f"--compare={tmp_path}/old.json"]
+    changes = "model.width=8 train.seed=1"
+    new |= {"config": "quickstart", "data": "builtin:shapes", "changes": changes}
     with_ratios = {**new, "ratios": {"batch_size": 1.0, "float32.peak_memory_mb": 2.0}}
     code, out, err = call(*flags)
     assert code == 0 and json.loads(out) == with_ratios  # not a terminal
     assert f"{tmp_path}/old.json has measured data other, this run measures builtin:shapes" in err
+    assert f"measured changes model.width=4, this run measures {changes}" in err
+    assert "measured batch size 8, this run measures 64" in err
     assert "measured config" not in err  # which the older one does not have
     for more, table in ([], True), (["--json"], False):
         with contextlib.redirect_stdout(Terminal()) as out:
