@@ -38,13 +38,14 @@ class Difference:
     Attributes:
       mean: The mean difference, over pretrainings of the mean over their finetunings.
       half_width: Half the width of the 95 % interval; None with fewer than two pretrainings.
-      p: Of the exact sign-flip test over pretrainings, two-sided.
+      p: Of the exact sign-flip test over pretrainings, two-sided; None with fewer than two, whose
+        p would be 1 whatever they are.
       pretrainings, pairs: How many there are.
     """
 
     mean: float
     half_width: float | None
-    p: float
+    p: float | None
     pretrainings: int
     pairs: int
 
@@ -90,7 +91,7 @@ def compare(scores: list, baseline: list) -> Difference | None:
     return Difference(
         float(means.mean()),
         _half_width(means, groups),
-        sign_flip_p(means),
+        sign_flip_p(means) if len(means) > 1 else None,
         len(groups),
         len(pairs),
     )

@@ -34,7 +34,7 @@ class Line:
       labelled_images: Number of images trained on; None if they differ.
       baseline: Name of the recipe that `difference` is to; "" without one.
       difference: A `statistics.Difference`, or None.
-      p: Its p-value; of secondary comparisons adjusted for their number.
+      p: Its p-value, if it has one; of secondary comparisons adjusted for their number.
       primary: Whether it is a primary comparison.
       published: (accuracy in %, standard deviation or None) of the paper, or None.
       published_difference: The paper's accuracy minus that of its baseline in %, or None.
@@ -112,7 +112,11 @@ def summarize(experiment: Experiment, rows: list, predictions: str = "") -> list
         for triple in wanted
         if scores[triple[0], triple[2]]
     ]
-    secondary = [line for line in lines if line.difference is not None and not line.primary]
+    secondary = [
+        line
+        for line in lines
+        if line.difference is not None and line.difference.p is not None and not line.primary
+    ]
     adjusted = holm([line.difference.p for line in secondary])
     for line, p in zip(secondary, adjusted, strict=True):
         line.p = p

@@ -88,11 +88,14 @@ def test_every_recipe_beside_the_first_and_the_primary_comparisons(experiment, f
 
 
 def test_secondary_p_values_are_adjusted_for_their_number(experiment, found):
+    experiment.primary = ()
     lines = by_names(tables.summarize(experiment, found))
-    plus, selfie = lines["plus", "scratch", "1%"], lines["selfie", "scratch", "5%"]
-    assert (plus.difference.p, selfie.difference.p) == (0.5, 1.0)
-    assert (plus.p, selfie.p) == (1.0, 1.0)  # 2 * 0.5, and not below it
+    plus, selfie = lines["plus", "scratch", "1%"], lines["selfie", "scratch", "1%"]
+    assert (plus.difference.p, selfie.difference.p) == (0.5, 0.25)
+    assert (plus.p, selfie.p) == (0.5, 0.5)  # 2 * 0.25, and not below it
     assert not plus.primary and not selfie.primary
+    alone = lines["selfie", "scratch", "5%"]  # of one pretraining, and not counted
+    assert alone.difference.p is alone.p is None
 
 
 def test_published_numbers_stand_beside(experiment, found):
@@ -102,9 +105,7 @@ def test_published_numbers_stand_beside(experiment, found):
     assert selfie.published_difference == pytest.approx(0.5)
     assert lines["scratch", "", "5%"].published_difference is None
     text = tables.to_markdown(list(lines.values()))
-    assert (
-        "| 5% | selfie | 56.0 | 1 | 1 | scratch | +6.0 | 1.000 (Holm) | 76.4 ± 0.4 | +0.5 |" in text
-    )
+    assert "| 5% | selfie | 56.0 | 1 | 1 | scratch | +6.0 |  | 76.4 ± 0.4 | +0.5 |" in text
     assert "| 1% | plus | 40.5 ± 0.7 | 2 | 4 (1 diverged) | selfie | +4.5 ± 6.4 | 0.500 |" in text
 
 
