@@ -20,7 +20,7 @@ def get_config() -> FinetuneConfig:
     config.model.mlp_dim = 80
     config.optimizer.learning_rate = 0.05
     config.optimizer.warmup_steps = 20
-    config.train.steps = 300
+    config.train.steps = 200
     config.train.batch_size = 64
     config.train.checkpoint_every = 100
     config.train.eval_every = 100

@@ -15,6 +15,7 @@ def get_config() -> SelfieConfig:
     config = get("quickstart")
     config.model.jigsaw_weight, config.model.instance_weight = 0.0, 1.0
     config.views.size = 16
-    config.train.steps = 2400
-    config.train.picture_every = 300
+    config.optimizer.learning_rate = 0.3
+    config.train.steps = 1000
+    config.train.picture_every = 250
     return config

@@ -12,7 +12,7 @@ from selfie_tf.data.crops import training_image
 from selfie_tf.data.decode import read_bytes
 from selfie_tf.data.folder import FolderSource
 from selfie_tf.data.pipeline import labelled_inputs, training_inputs
-from selfie_tf.data.source import BatchShard, IndexedSource
+from selfie_tf.data.source import BatchShard, IndexedSource, without_autotuning
 from selfie_tf.data.tfds import TFDSSource
 from selfie_tf.methods import METHODS
 
@@ -145,4 +145,4 @@ def _touched(images, batch_size):
     options = tf.data.Options()
     options.deterministic = True
     batches = images.map(touch, **_PARALLEL).batch(batch_size, drop_remainder=True)
-    return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
+    return without_autotuning(batches.prefetch(tf.data.AUTOTUNE)).with_options(options)

@@ -6,7 +6,7 @@ Everything random is a function of (seed, position), see `source`; nothing keeps
 import tensorflow as tf
 
 from selfie_tf.data.crops import resize_and_center, training_image
-from selfie_tf.data.source import BatchShard
+from selfie_tf.data.source import BatchShard, without_autotuning
 
 
 def training_batches(
@@ -82,7 +82,8 @@ def held_out_batches(
         return make_input(image, config, stream + [0, 1], training=False)
 
     images = source.held_out_images().take(limit)
-    return images.map(cut, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
+    images = images.map(cut, num_parallel_calls=tf.data.AUTOTUNE)
+    return without_autotuning(images.batch(batch_size))
 
 
 def labelled_batches(
@@ -147,4 +148,4 @@ def _batch(elements, batch_size):
     options = tf.data.Options()
     options.deterministic = True
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return batches.with_options(options)
+    return without_autotuning(batches).with_options(options)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from selfie_tf.data import make_source
 from selfie_tf.data.crops import resize_and_center
-from selfie_tf.data.source import reading
+from selfie_tf.data.source import reading, without_autotuning
 from selfie_tf.errors import UserError
 
 _BATCH_SIZE = 128
@@ -171,7 +171,7 @@ def _read(source, data, indices, held_out):
             lambda _, image, label: (resize_and_center(image, size), label),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
-        for batch, found in squares.batch(_BATCH_SIZE):
+        for batch, found in without_autotuning(squares.batch(_BATCH_SIZE)):
             images.append(batch.numpy())
             labels.append(found.numpy())
     return np.concatenate(images), np.concatenate(labels)

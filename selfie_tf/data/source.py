@@ -248,6 +248,16 @@ def _pick(items, labels):
     return [items[i] for i in indices], np.array([labels[i] for i in indices], np.int64)
 
 
+def without_autotuning(dataset) -> tf.data.Dataset:
+    """Lets a dataset run with fixed numbers of threads: as many as there are cores.
+
+    Whoever stops reading a tuned one may wait for its tuner, which sleeps for up to a minute.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
+
+
 @contextlib.contextmanager
 def reading(source, data):
     """Turns errors while images of `source` are read into a UserError."""

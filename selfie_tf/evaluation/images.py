@@ -10,7 +10,7 @@ import tensorflow as tf
 from selfie_tf.data import make_source
 from selfie_tf.data.crops import resize_and_center
 from selfie_tf.data.files import FileSource
-from selfie_tf.data.source import reading
+from selfie_tf.data.source import reading, without_autotuning
 from selfie_tf.errors import UserError, first_line
 from selfie_tf.storage.files import check_writable, write_atomically
 
@@ -82,9 +82,10 @@ def outputs(source, data, function, held_out: bool = True) -> collections.abc.It
     # Traced once, whatever the size of the last batch.
     signature = [tf.TensorSpec([None, size, size, 3], tf.uint8)]
     compute = tf.function(function, signature, autograph=False)
+    batches = without_autotuning(images.batch(BATCH_SIZE).prefetch(2))
     indices = None
     with reading(source, data):
-        for indices, squares, labels in images.batch(BATCH_SIZE).prefetch(2):
+        for indices, squares, labels in batches:
             yield indices.numpy(), squares.numpy(), labels.numpy(), compute(squares).numpy()
     if indices is None:
         raise UserError(f"data.name={data.name}: no image in it; give other images")

@@ -5,7 +5,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from selfie_tf.data.crops import resize_and_center
-from selfie_tf.data.source import BatchShard, reading
+from selfie_tf.data.source import BatchShard, reading, without_autotuning
 from selfie_tf.data.subsets import choose
 from selfie_tf.errors import UserError
 from selfie_tf.models.transfer import copy_weights
@@ -146,7 +146,8 @@ def _outputs(source, data, function):
 
 def _squares(images, data):
     """Batches of the central squares of (number, image, label), with the labels."""
-    return images.map(
+    images = images.map(
         lambda _, image, label: (resize_and_center(image, data.image_size), label),
         num_parallel_calls=tf.data.AUTOTUNE,
-    ).batch(BATCH_SIZE)
+    )
+    return without_autotuning(images.batch(BATCH_SIZE))

@@ -7,11 +7,11 @@ import pytest
 import tensorflow as tf
 
 from selfie_tf.config import FinetuneConfig, LabelledDataConfig
-from selfie_tf.data.pipeline import labelled_batches
+from selfie_tf.data.pipeline import evaluation_batches, labelled_batches
 from selfie_tf.data.source import BatchShard, IndexedSource
 from selfie_tf.data.tfds import TFDSSource
 
-from helpers import training_batches
+from helpers import held_out_batches, training_batches
 
 
 def white_source(side=16, count=8):
@@ -32,6 +32,18 @@ def test_finetuning_crops_its_training_images(crop, shifted):
     margins = {tuple(map(int, (b.all(1).sum(), b.all(0).sum()))) for b in black}
     assert (len(margins) > 8) == shifted and ((0, 0) in margins or shifted)
     assert max(map(max, margins)) == (4 if shifted else 0)
+
+
+def test_nobody_waits_for_a_tuner_after_the_last_batch(tiny_config):
+    """A reader that stops waits for up to a minute for the thread that tunes a dataset."""
+    source, labelled = white_source(), FinetuneConfig()
+    for batches in (
+        training_batches(source, tiny_config),
+        held_out_batches(source, tiny_config, 4, 4),
+        labelled_batches(source, labelled),
+        evaluation_batches(source, labelled, BatchShard(batch_size=4)),
+    ):
+        assert batches.options().autotune.enabled is False
 
 
 def areas(config, side, batches=1):
