@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help quickstart quickstart-finetuned quickstart-scratch lint check test test-tpu-lane test-addons-lane test-aot check-tpu tpu-table docs clean
+.PHONY: help quickstart quickstart-finetuned quickstart-scratch
+.PHONY: lint check test test-tpu-lane test-addons-lane test-aot check-tpu tpu-table docs clean
 
 help:
 	@echo "make quickstart   pretrain on built-in images, finetune, export, compare"
@@ -51,7 +52,7 @@ PRETRAIN := quickstart_plus
 FINETUNE := $(BIN)/python bin/finetune.py --config=configs/finetune_quickstart.py
 
 # Networks as small as these are faster with one thread per operation; two finetunings then share two cores.
-quickstart: export TF_NUM_INTRAOP_THREADS := 1
+quickstart: export TF_NUM_INTRAOP_THREADS ?= 1
 quickstart: $(VENV)/.installed
 	$(BIN)/python bin/pretrain.py --config=configs/$(PRETRAIN).py --workdir=$(RUNS)/pretrained
 	@$(MAKE) --no-print-directory -j2 quickstart-finetuned quickstart-scratch
