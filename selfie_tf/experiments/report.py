@@ -52,7 +52,9 @@ def write_summary(
     if any(len({line.labelled_images for line in found}) > 1 for found in gains.values()):
         drawings["labels"] = lambda file, kind: figures.draw_label_fractions(file, gains, kind)
     for column in _PRETEXT:
-        points = pretext_and_downstream(experiment, rows, column)
+        found = pretext_and_downstream(experiment, rows, column)
+        # Two dots show nothing.
+        points = {task: dots for task, dots in found.items() if sum(map(len, dots.values())) > 2}
         if points:
             drawings[column] = lambda file, kind, points=points, column=column: (
                 figures.draw_pretext_and_downstream(

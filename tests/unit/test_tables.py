@@ -186,6 +186,15 @@ def test_pretext_accuracy_beside_accuracy_after_finetuning(experiment, found):
     np.testing.assert_allclose(points["1%"]["plus"][:, 0], [0.25, 0.375])
 
 
+def test_two_networks_are_not_drawn_as_a_relation(experiment, found, tmp_path, monkeypatch):
+    drawn = []
+    draw = lambda _, points, *rest: drawn.append(points)  # noqa: E731
+    monkeypatch.setattr(figures, "draw_pretext_and_downstream", draw)
+    rows.write_table(tmp_path / "a.csv", found)
+    write_summary(experiment, [str(tmp_path / "a.csv")], "", str(tmp_path / "out"))
+    assert drawn and all(set(points) == {"1%"} for points in drawn)
+
+
 def test_curves_are_in_the_order_of_the_plan_and_their_baseline_is_its_first(
     experiment, found, tmp_path, monkeypatch
 ):
