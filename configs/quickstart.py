@@ -3,7 +3,7 @@
     python bin/pretrain.py --config=configs/quickstart.py --workdir=runs/quickstart/pretrained
 
 Not the paper's numbers: width 8 instead of 64, 600 steps of 64 drawn images. Chance is 0.25 patch
-accuracy. Result: 0.75 to 0.79 on held-out images, two or three minutes on two CPU cores.
+accuracy. Result: 0.75 to 0.79 on held-out images, 125 s on two CPU cores, 180 to 220 s on one.
 """
 
 from selfie_tf.config import SelfieConfig

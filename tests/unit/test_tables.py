@@ -188,8 +188,9 @@ def test_pretext_accuracy_beside_accuracy_after_finetuning(experiment, found):
 
 def test_two_networks_are_not_drawn_as_a_relation(experiment, found, tmp_path, monkeypatch):
     drawn = []
-    draw = lambda _, points, *rest: drawn.append(points)  # noqa: E731
-    monkeypatch.setattr(figures, "draw_pretext_and_downstream", draw)
+    monkeypatch.setattr(
+        figures, "draw_pretext_and_downstream", lambda _, points, *rest: drawn.append(points)
+    )
     rows.write_table(tmp_path / "a.csv", found)
     write_summary(experiment, [str(tmp_path / "a.csv")], "", str(tmp_path / "out"))
     assert drawn and all(set(points) == {"1%"} for points in drawn)
