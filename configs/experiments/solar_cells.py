@@ -2,7 +2,9 @@
 
     pip install elpv-dataset
     python examples/solar_cells.py data/solar_cells
-    python bin/experiment.py --config=configs/experiments/solar_cells.py --workdir=runs/solar_cells
+    selfie-tf prepare --images=data/solar_cells --name=solar_cells --output=data --shorter_side=128
+    python bin/experiment.py --config=configs/experiments/solar_cells.py \
+        --workdir=runs/solar_cells --data_dir=data
 
 Networks of width 16 on 128x128 images, a 4x4 grid of 32x32 patches. The published form, and the
 recipe that did best on CIFAR-10: the instance loss alone on views of half the side, with 0.85 of
@@ -13,7 +15,7 @@ Result: not measured yet.
 from selfie_tf.config.files import get
 from selfie_tf.experiments.plan import Experiment, Recipe, Task
 
-DATA = "folder:data/solar_cells"
+DATA = "tfds:solar_cells"
 
 
 def small(config, batch_size):
