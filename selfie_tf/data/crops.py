@@ -22,10 +22,12 @@ def resize_and_center(image: tf.Tensor, size: int, fraction: float = 1.0) -> tf.
     shape = tf.shape(image)
     side = tf.minimum(shape[0], shape[1])
     side = tf.cast(tf.round(tf.cast(side, tf.float64) * fraction), tf.int32)
-    image = tf.image.crop_to_bounding_box(
+    square = tf.image.crop_to_bounding_box(
         image, (shape[0] - side) // 2, (shape[1] - side) // 2, side, side
     )
-    return _resize(image, size)
+    # Scaling to the same size changes nothing but takes as long as any other scaling.
+    square = tf.cond(side == size, lambda: square, lambda: _resize(square, size))
+    return tf.ensure_shape(square, [size, size, 3])
 
 
 def pad_and_crop(image: tf.Tensor, pad: int, seed: tf.Tensor, mode: str = "zeros") -> tf.Tensor:

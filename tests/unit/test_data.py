@@ -815,6 +815,16 @@ def test_resize_and_center_takes_the_middle():
     assert square.shape == (5, 5, 3) and (square.numpy() == 200).all()
 
 
+def test_resize_and_center_keeps_the_pixels_of_a_square_that_has_the_size(rng):
+    """In tf.data, where only the run knows the size of an image."""
+    images = [rng.integers(0, 256, [8, width, 3], np.uint8) for width in (8, 12)]
+    spec = tf.TensorSpec([None, None, 3], tf.uint8)
+    dataset = tf.data.Dataset.from_generator(lambda: images, output_signature=spec)
+    squares = list(dataset.map(lambda image: crops.resize_and_center(image, 8)))
+    np.testing.assert_array_equal(squares[0], images[0])
+    np.testing.assert_array_equal(squares[1], images[1][:, 2:10])
+
+
 def test_random_resized_crop_keeps_area_and_aspect_in_bounds(rng):
     """Each pixel holds its own row and column, so the crop can be read off the result."""
     rows, columns = np.meshgrid(np.arange(200), np.arange(200), indexing="ij")
