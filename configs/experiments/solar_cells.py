@@ -9,7 +9,7 @@
 Networks of width 16 on 128x128 images, a 4x4 grid of 32x32 patches. The published form, and the
 recipe that did best on CIFAR-10: the instance loss alone on views of half the side, with 0.85 of
 the operations. Compared by balanced accuracy, for most cells are intact.
-Result: not measured yet.
+Result: see docs/RESULTS.md (three of five pretrainings; no clear difference).
 """
 
 from selfie_tf.config.files import get
