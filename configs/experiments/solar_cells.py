@@ -2,9 +2,10 @@
 
     pip install elpv-dataset
     python examples/solar_cells.py data/solar_cells
-    selfie-tf prepare --images=data/solar_cells --name=solar_cells --output=data --shorter_side=128
+    python bin/prepare.py --images=data/solar_cells --name=solar_cells --output=data/tfds \
+        --shorter_side=128
     python bin/experiment.py --config=configs/experiments/solar_cells.py \
-        --workdir=runs/solar_cells --data_dir=data
+        --workdir=runs/solar_cells --data_dir=data/tfds
 
 Networks of width 16 on 128x128 images, a 4x4 grid of 32x32 patches. The published form, and the
 recipe that did best on CIFAR-10: the instance loss alone on views of half the side, with 0.85 of

@@ -71,6 +71,7 @@ def prepare(
     plan = _plan(source, encoding, images_per_shard)
     shards = _shards(plan, source, folder, path, name, encoding)
     with _writing(output), contextlib.ExitStack() as stack:
+        _check_free(os.path.dirname(path))  # before a folder is made there
         tf.io.gfile.makedirs(os.path.join(path, NOTES))
         held = lock(os.path.dirname(path), "output", "prepare")
         if held is not None:
@@ -194,15 +195,20 @@ def _writing(output):
         ) from error
 
 
-def _check_output(path, plan):
-    """Checks that nothing else is there than this dataset, finished or not."""
-    parent = os.path.dirname(path)
+def _check_free(parent):
+    """Checks that nothing else is there than versions of a dataset, e.g. not the images."""
+    if not tf.io.gfile.isdir(parent):
+        return
     others = {entry.rstrip("/") for entry in tf.io.gfile.listdir(parent)} - {VERSION, *_LOCKS}
     if others:
         raise UserError(
             f"{parent} holds something else: {', '.join(sorted(others)[:3])}; give another --name "
             "or --output"
         )
+
+
+def _check_output(path, plan):
+    """Checks that no other dataset is there than this one, finished or not."""
     before = read_plan(path)
     if before is None:
         check_planned(path)

@@ -539,6 +539,13 @@ def test_an_output_beside_train_and_test(place, folder):
     assert not (folder / place / "mine").exists()
 
 
+def test_a_name_and_output_that_are_the_folder_of_the_images(folder):
+    before = sorted(os.listdir(folder))
+    line = run(folder, folder.parent, f"--name={folder.name}", command=fails)
+    assert f"{folder} holds something else: {before[0]}" in line and "another --name" in line
+    assert sorted(os.listdir(folder)) == before
+
+
 def test_an_output_in_a_folder_of_classes(folder):
     for _ in range(2):
         assert "54 train, 6 test images, 2 classes" in run(folder, folder / "datasets")
