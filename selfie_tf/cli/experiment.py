@@ -30,7 +30,10 @@ def define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_bool(
-        "dry_run", False, "Only print the plan and what it costs.", flag_values=values
+        "dry_run",
+        False,
+        "Only print what is left to do and what it costs. Without --workdir: the whole plan.",
+        flag_values=values,
     )
 
 
@@ -42,25 +45,26 @@ def run(arguments: Arguments) -> None:
     if not 1 <= shard[0] <= shard[1]:
         raise UserError(f"--shard={values.shard}: expected I/N, such as 1/2 or 2/2")
     experiment = config_files.load_experiment(values.config)
-    if values.dry_run:
-        from selfie_tf.experiments.cost import describe
-
-        print(describe(experiment))
-        return
-    if not values.workdir:
-        raise UserError("--workdir is missing: give a folder, as in --workdir=runs/experiment")
-    from selfie_tf.distribution.strategy import make_strategy
     from selfie_tf.experiments.run import ExperimentRunner
 
-    ExperimentRunner(
+    runner = ExperimentRunner(
         experiment,
         os.path.expanduser(values.workdir),
-        make_strategy(values.tpu, values.virtual_devices),
         shard,
         data_dir=os.path.expanduser(values.data_dir),
         download=values.download,
         remote_data=values.tpu not in ("", "local"),
-    ).run()
+    )
+    if values.dry_run:
+        from selfie_tf.experiments.cost import describe
+
+        print(describe(experiment, runner.todo()))
+        return
+    if not values.workdir:
+        raise UserError("--workdir is missing: give a folder, as in --workdir=runs/experiment")
+    from selfie_tf.distribution.strategy import make_strategy
+
+    runner.run(make_strategy(values.tpu, values.virtual_devices))
 
 
 COMMAND = Command("experiment", __doc__, define, run, needs_workdir=False)

@@ -12,17 +12,18 @@ _BATCH_SIZE = 32
 _SECONDS = 2.0
 
 
-def describe(experiment: Experiment) -> str:
-    """Tables of an experiment's cells: how many of each kind, steps, images, GFLOP and hours.
+def describe(experiment: Experiment, cells: list) -> str:
+    """Tables of some of an experiment's cells: how many of each kind, and what they cost.
 
+    That is steps, images, GFLOP and hours, of whole cells even where one has begun.
     The hours are those of this machine: a few steps of each kind of training are timed.
     Probes, which take minutes, are counted without a cost.
     """
     groups, speeds, total, rows = {}, {}, np.zeros(4), []
-    for cell in experiment.cells():
+    for cell in cells:
         groups.setdefault((cell.kind, cell.recipe, cell.task), []).append(cell)
-    for names, cells in groups.items():
-        config, count = experiment.config(cells[0]), len(cells)
+    for names, group in groups.items():
+        config, count = experiment.config(group[0]), len(group)
         images = count * config.train.batch_size * config.train.steps
         cost = [images, images * gflop_per_image(config), images / _speed(config, speeds) / 3600]
         steps = f"{config.train.steps:,}"

@@ -44,29 +44,35 @@ class ExperimentRunner:
 
     Args:
       experiment: The plan, validated.
-      workdir: The folder. Machines that share it may each do a shard.
-      strategy: See `distribution.strategy.make_strategy`.
+      workdir: The folder. Machines that share it may each do a shard. May be "" for `todo`.
       shard: (i, n): the i-th of n equal parts, from 1. A pretrained network and all that uses it
         are in one part.
       **data: `data_dir`, `download` and `remote_data`, see `data.make_source`.
     """
 
-    def __init__(self, experiment: Experiment, workdir: str, strategy, shard=(1, 1), **data):
+    def __init__(self, experiment: Experiment, workdir: str, shard=(1, 1), **data):
         self._experiment, self._workdir, self._data = experiment, workdir, data
-        self._strategy, self._cells = strategy, experiment.cells()
+        self._cells = experiment.cells()
         units = list(dict.fromkeys(cell.unit for cell in self._cells))
         mine = set(units[shard[0] - 1 :: shard[1]])
         self._mine = [cell for cell in self._cells if cell.unit in mine]
 
-    def run(self) -> None:
-        """Runs all cells of the shard that have no row yet.
+    def todo(self) -> list:
+        """Lists the `Cell`s of the shard that have no row yet, in the order of running them."""
+        rows_before = {row["cell"]: row for row in self._rows()} if self._workdir else {}
+        return _in_order([cell for cell in self._mine if not self._is_done(cell, rows_before)])
+
+    def run(self, strategy) -> None:
+        """Runs the cells of `todo`.
+
+        Args:
+          strategy: See `distribution.strategy.make_strategy`.
 
         Raises:
           UserError: If a cell fails by a mistake of the user, or cells are left that wait for the
             tuning of another shard.
         """
-        rows_before = {row["cell"]: row for row in self._rows()}
-        todo = _in_order([cell for cell in self._mine if not self._is_done(cell, rows_before)])
+        todo = self.todo()
         logging.info(
             "%d cells, %d of them here, %d to do", len(self._cells), len(self._mine), len(todo)
         )
@@ -80,7 +86,7 @@ class ExperimentRunner:
                     waiting.append(cell)
                     continue
             logging.info("cell %d of %d: %s", number, len(todo), cell.name)
-            self._write(cell, self._run(cell, setting))
+            self._write(cell, self._run(cell, setting, strategy))
             done += work[cell.name]
             left = (time.time() - start) / done * (all_work - done) if done else 0
             logging.info("%s done, about %.1f hours left", cell.name, left / 3600)
@@ -91,14 +97,14 @@ class ExperimentRunner:
                 f"{waiting[0].name}; give the same command again when that is done"
             )
 
-    def _run(self, cell, setting) -> dict:
+    def _run(self, cell, setting, strategy) -> dict:
         """Runs one cell: what is particular to its row."""
         pretrained = read_json(self._path(cell.network), "row.json") if cell.network else None
         if cell.kind != "pretrain" and pretrained and pretrained["status"] == "diverged":
             return {"status": "diverged", "setting": setting_name(cell.setting or setting)}
         folder, config = self._folder(cell), self._experiment.config(cell, setting)
         network = self._path(cell.network)
-        arguments = {"strategy": self._strategy, **self._data}
+        arguments = {"strategy": strategy, **self._data}
         try:
             if cell.kind == "pretrain":
                 return {**self._pretrained(pretrain(config, folder, **arguments)), "seed": ""}

@@ -265,6 +265,17 @@ def test_a_plan_with_its_cost():
     assert words[-1][:3] == ["total", "15", "832"]
 
 
+def test_a_plan_of_what_is_left_of_a_shard(asked, tmp_path):
+    run(tmp_path, "--shard=1/2")
+    flags = (f"--config={MINIATURE}", f"--workdir={tmp_path}", "--dry_run")
+    totals = [
+        succeeds("experiment", *flags, f"--shard={shard}").splitlines()[-1].split()[:3]
+        for shard in ("1/1", "1/2", "2/2")
+    ]
+    done, left = ["total", "0", "0"], totals[2]
+    assert totals == [left, done, left] and 0 < int(left[1]) < 15
+
+
 @pytest.mark.parametrize(
     "flags, expected",
     [
