@@ -30,6 +30,8 @@ def evaluate_finetuned(
 ) -> dict:
     """Measures a classifier: accuracy, confusion matrix and a table of the classes.
 
+    It computes in the precision of training, as the run itself did at its end.
+
     Args:
       path: Work directory of a finetuning run, or an export of one.
       output: Folder for evaluation.json and figures/confusion.png.
@@ -45,7 +47,7 @@ def evaluate_finetuned(
     Raises:
       UserError: If the run or the data cannot be read, or their classes differ.
     """
-    run = load_finetuning_run(path)
+    run = load_finetuning_run(path, as_trained=True)
     config, names = run.config, run.class_names
     _make_folder(output)
     _allow(config.data, corrupt_budget)
@@ -87,6 +89,8 @@ def evaluate_pretrained(
 ) -> dict:
     """Measures the pretext task, and how well frozen features tell classes apart.
 
+    The pretext task is measured in the precision of training, features are in float32.
+
     Args:
       path: Work directory of a pretraining run, or an export of one.
       output: Folder for evaluation.json.
@@ -102,14 +106,14 @@ def evaluate_pretrained(
     Raises:
       UserError: If the run or the data cannot be read.
     """
-    run = load_pretraining_run(path)
+    run = load_pretraining_run(path, as_trained=True)
     _make_folder(output)
-    config, model = run.config, run.model
+    config = run.config
     config.train.batch_size = min(config.train.batch_size, BATCH_SIZE)
     _allow(config.data, corrupt_budget)
     source = _open(config.data, data_dir)
     run.check_images(source)
-    predict = make_predict_fn(tf.distribute.get_strategy(), model)
+    predict = make_predict_fn(tf.distribute.get_strategy(), run.model)
     with reading(source, config.data):
         measured = METHODS[config.method].evaluate(config, source, predict)
     result = {
@@ -129,6 +133,8 @@ def evaluate_pretrained(
         logging.info("frozen features are not tested: %s; give other data with --data_name", reason)
         result["probes"] = None
     else:
+        # The features are those of an export, which is in float32.
+        model = load_pretraining_run(path).model
         result["probes"] = probe(config, source, model, train_images, label_fraction)
     _write(output, result)
     return result

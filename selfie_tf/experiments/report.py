@@ -8,6 +8,7 @@ import tensorflow as tf
 from selfie_tf import figures
 from selfie_tf.errors import UserError, first_line
 from selfie_tf.experiments import rows as tables_of_rows
+from selfie_tf.experiments import tuning
 from selfie_tf.experiments.plan import Experiment
 from selfie_tf.experiments.tables import (
     pretext_and_downstream,
@@ -25,6 +26,8 @@ def write_summary(
 ) -> str:
     """Writes summary.md, summary.csv and the figures that there are data for.
 
+    summary.md has the grid of the tuning, too, if there was one.
+
     Args:
       experiment: The plan.
       paths: Tables of results, see `rows`.
@@ -33,7 +36,7 @@ def write_summary(
       cells: Folder of the runs' work directories, for pictures and curves; "" for none.
 
     Returns:
-      The table as Markdown.
+      summary.md.
 
     Raises:
       UserError: If a table cannot be read, no finetuning has finished, or the folder cannot be
@@ -67,7 +70,8 @@ def write_summary(
         drawings[f"curves-{task}"] = lambda file, kind, runs=runs: figures.draw_finetuning(
             file, *runs, kind, metric, first
         )
-    markdown = to_markdown(lines)
+    grid = tuning.to_markdown(experiment, rows)
+    markdown = to_markdown(lines) + (grid and f"\nTuning:\n\n{grid}")
     try:
         tf.io.gfile.makedirs(output)
         write_atomically(os.path.join(output, "summary.md"), markdown)

@@ -15,6 +15,7 @@ from selfie_tf.errors import DivergedError, UserError
 from selfie_tf.evaluation.evaluate import evaluate_pretrained
 from selfie_tf.experiments import rows
 from selfie_tf.experiments.plan import METRICS, Experiment, setting_name
+from selfie_tf.experiments.tuning import best_setting
 from selfie_tf.storage.files import pack_arrays, read_json, sha256, write_atomically
 from selfie_tf.training.cost import gflop_per_image
 from selfie_tf.training.finetune import finetune
@@ -27,6 +28,8 @@ _PRETRAINED = (  # of a pretraining's result.json
     "held_out_patch_accuracy_uncropped",
     "margin_baseline",
     "pixel_accuracy",
+    "baseline_accuracy",
+    "image_baseline_accuracy",
     "nearest_visible_accuracy",
     "held_out_loss",
     "loss",
@@ -81,7 +84,7 @@ class ExperimentRunner:
         for number, cell in enumerate(todo, 1):
             setting = ()
             if cell.kind == "final" and self._experiment.tuning is not None:
-                setting = self._best_setting(cell)
+                setting = best_setting(self._experiment, self._rows(), cell.recipe, cell.task)
                 if setting is None:
                     waiting.append(cell)
                     continue
@@ -205,24 +208,6 @@ class ExperimentRunner:
         left = [c for c in self._cells if c.unit == cell.unit and c.name not in rows_before]
         folder = self._folder(cell)
         return not left or any(read_json(folder, f) for f in ("result.json", "row.json"))
-
-    def _best_setting(self, cell):
-        """The setting with the best mean accuracy on validation images; None if some are missing.
-
-        A run that diverged counts as an accuracy of 0. Of equal settings the first of the grid is
-        taken.
-        """
-        tuning, found = self._experiment.tuning, {}
-        metric = self._experiment.tasks[cell.task].metric
-        for row in self._rows():
-            if (row["kind"], row["recipe"], row.get("task")) == ("tune", cell.recipe, cell.task):
-                score = rows.metric_of(row, metric) if row["status"] == "finished" else 0
-                found.setdefault(row["setting"], {})[row["seed"]] = score
-        settings = tuning.settings()
-        scores = [list(found.get(setting_name(s), {}).values()) for s in settings]
-        if any(len(values) < tuning.draws for values in scores):
-            return None
-        return settings[int(np.argmax([np.mean(values) for values in scores]))]
 
     def _network(self, cell):
         """Names the weights of the pretrained network; another machine would get others."""

@@ -150,7 +150,11 @@ def _line(experiment, rows, scores, recipe, baseline, task):
 
 
 def to_markdown(lines: list) -> str:
-    """The lines as a Markdown table; accuracies in per cent, differences in points."""
+    """The lines as a Markdown table; accuracies in per cent, differences in points.
+
+    Published accuracies come from other code, and often from other images and widths, so it is the
+    differences that compare.
+    """
     published = any(line.published for line in lines)
     balanced = lines and lines[0].metric == "balanced_accuracy"
     head = [
@@ -164,13 +168,13 @@ def to_markdown(lines: list) -> str:
         "p",
     ]
     if published:
-        head += ["published", "published difference"]
-    table = [head, ["---"] * len(head)]
+        head += ["published (not comparable)", "published difference"]
+    table = []
     for line in lines:
         cells = [
             line.task,
             line.recipe,
-            _percent(line.mean, line.deviation),
+            percent(line.mean, line.deviation),
             str(line.pretrainings or "none"),
             f"{line.finetunings}" + (f" ({line.diverged} diverged)" if line.diverged else ""),
             line.baseline,
@@ -180,10 +184,16 @@ def to_markdown(lines: list) -> str:
         if published:
             theirs, gain = line.published, line.published_difference
             cells += [
-                "" if theirs is None else _percent(*(x and x / 100 for x in theirs)),
+                "" if theirs is None else percent(*(x and x / 100 for x in theirs)),
                 "" if gain is None else f"{gain:+.1f}",
             ]
         table.append(cells)
+    return markdown_table(head, table)
+
+
+def markdown_table(head: list, rows: list) -> str:
+    """Formats lists of strings as a Markdown table."""
+    table = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in table) + "\n"
 
 
@@ -273,7 +283,8 @@ def _images(folder, row, metric):
     return correct * len(labels) / len(images) / images[classes], classes
 
 
-def _percent(mean, deviation):
+def percent(mean: float, deviation: float | None) -> str:
+    """A mean and its standard deviation, if there is one, in per cent."""
     return f"{100 * mean:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
 
 

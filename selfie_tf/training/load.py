@@ -23,7 +23,7 @@ class LoadedRun:
     """A model read from disk, and what is known of it.
 
     Attributes:
-      model: Compiled, in float32 (float64 if the run was).
+      model: Compiled, in float32 (float64 if the run was), or in the precision of training.
       config: The run's config.
       class_names: The names of a classifier's classes; empty after pretraining.
       step: The step of the weights.
@@ -50,21 +50,26 @@ class LoadedRun:
             )
 
 
-def load_pretraining_run(path: str) -> LoadedRun:
+def load_pretraining_run(path: str, as_trained: bool = False) -> LoadedRun:
     """Loads a pretraining run.
 
     Args:
       path: The work directory of the run, finished or not, or an export of it.
+      as_trained: Whether to compute in the precision of training, mixed_bfloat16 for example.
 
     Raises:
       UserError: If there is neither at `path`, no whole checkpoint, or a damaged export.
     """
-    return _load(path, PretrainConfig, lambda config, _: build_pretrainer(config))
+    return _load(path, PretrainConfig, lambda config, _: build_pretrainer(config), as_trained)
 
 
-def load_finetuning_run(path: str) -> LoadedRun:
+def load_finetuning_run(path: str, as_trained: bool = False) -> LoadedRun:
     """Loads a finetuning run; see `load_pretraining_run`."""
-    return _load(path, FinetuneConfig, lambda config, names: build_classifier(config, len(names)))
+
+    def build(config, names):
+        return build_classifier(config, len(names))
+
+    return _load(path, FinetuneConfig, build, as_trained)
 
 
 def load_pretrained(path: str) -> keras.Model:
@@ -108,11 +113,11 @@ def read_run_config(path: str):
 
 
 @contextlib.contextmanager
-def loading_precision(config) -> collections.abc.Iterator[None]:
+def loading_precision(config, as_trained: bool = False) -> collections.abc.Iterator[None]:
     """Within it, models are made in the precision of a `LoadedRun` of `config`."""
-    policy = keras.mixed_precision.global_policy()
+    policy, precision = keras.mixed_precision.global_policy(), config.train.precision
     keras.mixed_precision.set_global_policy(
-        "float64" if config.train.precision == "float64" else "float32"
+        precision if as_trained or precision == "float64" else "float32"
     )
     try:
         yield
@@ -120,7 +125,7 @@ def loading_precision(config) -> collections.abc.Iterator[None]:
         keras.mixed_precision.set_global_policy(policy)
 
 
-def _load(path, kind, build):
+def _load(path, kind, build, as_trained):
     info = saved_model.read_info(path)
     config = _config(path, info)
     if not isinstance(config, kind):
@@ -131,7 +136,7 @@ def _load(path, kind, build):
     if kind is FinetuneConfig and not class_names:
         raise UserError(f"{path}: no class names: its subset.json is lost; bring it back")
     data = info if info is not None else read_json(path, "data.json") or {}
-    with loading_precision(config):
+    with loading_precision(config, as_trained):
         model = build(config, class_names)
         compile_model(config, model)
     if info is not None:

@@ -127,6 +127,20 @@ def test_a_pretrained_run(runs, tmp_path):
     assert "re-estimated: with batch statistics of 2048 whole training images" in out
 
 
+@pytest.mark.parametrize(
+    "command, flags, loss",
+    [("pretrain", TINY, "held_out_loss"), ("finetune", TINY_FINETUNE, "test_loss")],
+)
+def test_evaluation_is_in_the_precision_of_training(finished, tmp_path, command, flags, loss):
+    workdir = finished([*flags, "--config.train.precision=mixed_bfloat16"], command)
+    more = ["--train_images=100"] if command == "pretrain" else []
+    succeeds("evaluate", f"--workdir={workdir}", f"--output={tmp_path}", *more)
+    # In float32 they differ by 0.02 % and more.
+    assert read_json(tmp_path / "evaluation.json")[loss] == pytest.approx(
+        result_of(workdir)[loss], rel=1e-5
+    )
+
+
 def test_an_export_and_a_fraction_of_the_labels(runs, tmp_path):
     succeeds("export", f"--workdir={runs}/pretrained", f"--output={tmp_path}/export")
     results = []

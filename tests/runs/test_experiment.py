@@ -99,6 +99,8 @@ def test_the_summary_has_curves_and_pictures_of_the_runs(finished, tmp_path):
     text = succeeds("summarize", *flags)
     top1 = table(finished)["scratch/0/few/0"]["top1"]
     assert f"| few | scratch | {100 * top1:.1f} | none | 1 |" in text
+    tuned = table(finished)[f"selfie/0/tune/2%/{SETTINGS[1]}/0"]["top1"]
+    assert f"| 2% | selfie | {SETTINGS[1]} | {100 * tuned:.1f} | 1 |" in text
     names = {path.name for path in tmp_path.iterdir()}
     assert {"summary.md", "curves-2%.png", "curves-few.svg", "pretext-selfie.png"} <= names
     picture = finished / "cells" / "selfie" / "0" / "pretrain" / "figures" / "jigsaw.png"

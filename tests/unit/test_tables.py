@@ -105,6 +105,7 @@ def test_published_numbers_stand_beside(experiment, found):
     assert selfie.published_difference == pytest.approx(0.5)
     assert lines["scratch", "", "5%"].published_difference is None
     text = tables.to_markdown(list(lines.values()))
+    assert "| p | published (not comparable) | published difference |" in text
     assert "| 5% | selfie | 56.0 | 1 | 1 | scratch | +6.0 |  | 76.4 ± 0.4 | +0.5 |" in text
     assert "| 1% | plus | 40.5 ± 0.7 | 2 | 4 (1 diverged) | selfie | +4.5 ± 6.4 | 0.500 |" in text
 
