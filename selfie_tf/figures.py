@@ -9,15 +9,21 @@ _DPI = 130
 WHITE, RED, HIDDEN = (255, 255, 255), (230, 30, 30), (128, 128, 128)
 _ACCURACY = {"top1": "accuracy", "balanced_accuracy": "balanced accuracy"}
 
-# Colours that differ in lightness too, with a marker and a dash of their own: for grey prints.
-_STYLES = (
-    {"color": "0.45", "marker": "s", "linestyle": "--"},
-    {"color": "#08306b", "marker": "o", "linestyle": "-"},
-    {"color": "#e6550d", "marker": "^", "linestyle": "-."},
-    {"color": "#31a354", "marker": "D", "linestyle": ":"},
-    {"color": "#756bb1", "marker": "v", "linestyle": (0, (5, 1, 1, 1))},
-    {"color": "#a50f15", "marker": "P", "linestyle": (0, (1, 1))},
-)
+# Colours that differ in lightness too, for grey prints, with a marker and a dash each. The three
+# numbers have no common divisor, so that dozens of recipes look different.
+_COLORS = ("0.45", "#08306b", "#ffa04d", "#5ab46a", "#5e3c99", "#a50f15")
+_MARKERS = ("s", "o", "^", "D", "v", "P", "*")
+_DASHES = ("--", "-", "-.", ":", (0, (5, 1, 1, 1)))
+
+
+def _styles(first):
+    """Looks for `axis.plot`, without end; number 0 is for a baseline."""
+    for i in itertools.count(first):
+        yield {
+            "color": _COLORS[i % len(_COLORS)],
+            "marker": _MARKERS[i % len(_MARKERS)],
+            "linestyle": _DASHES[i % len(_DASHES)],
+        }
 
 
 def arrange(batch: dict, choices: np.ndarray | None, grid: int, border: bool = True) -> np.ndarray:
@@ -296,7 +302,7 @@ def draw_finetuning(
     figure, axes = _subplots(3, 11, 3)
     labels = list(dict.fromkeys(label for label, *_ in runs))
     others = [label for label in labels if label != baseline]
-    styles = {baseline: _STYLES[0], **dict(zip(others, itertools.cycle(_STYLES[1:])))}
+    styles = dict(zip([baseline, *others], _styles(0)))
     for axis, which, key, title in (
         (axes[0], 1, "loss", "training loss (nats)"),
         (axes[1], 2, f"{split}_loss", f"{split} loss (nats)"),
@@ -332,7 +338,7 @@ def draw_label_fractions(path, lines: dict, kind: str = "png") -> None:
       kind: "png" or "svg".
     """
     figure, (left, right) = _subplots(2, 9, 3.4)
-    for i, ((recipe, found), style) in enumerate(zip(lines.items(), itertools.cycle(_STYLES))):
+    for i, ((recipe, found), style) in enumerate(zip(lines.items(), _styles(0))):
         found = sorted(found, key=lambda line: line.labelled_images)
         aside = 1.02 ** (i - (len(lines) - 1) / 2)  # so that no bar hides another
         images = [aside * line.labelled_images for line in found]
@@ -380,7 +386,7 @@ def draw_pretext_and_downstream(
     """
     figure, axes = _subplots(len(points), 1.2 + 3.4 * len(points), 3.4)
     recipes = list(dict.fromkeys(recipe for found in points.values() for recipe in found))
-    styles = dict(zip(recipes, itertools.cycle(_STYLES[1:])))
+    styles = dict(zip(recipes, _styles(1)))
     for axis, (task, found) in zip(axes, points.items()):
         for recipe, dots in found.items():
             style = {"color": styles[recipe]["color"], "marker": styles[recipe]["marker"]}

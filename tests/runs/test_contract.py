@@ -88,8 +88,13 @@ KINDS = {
             "target_positions": ([4], tf.int32),
         },
     ),
-    "selfie_instance": Kind(
-        [*TINY, "--config.model.instance_weight=0.5", "--config.model.negatives=all"],
+    "selfie_beyond_the_paper": Kind(
+        [
+            *TINY,
+            "--config.model.query=per_location",
+            "--config.model.instance_weight=0.5",
+            "--config.model.negatives=all",
+        ],
         SELFIE_PARITY,
         SelfieConfig,
         SelfiePretrainer,
@@ -103,7 +108,7 @@ KINDS = {
             "target_positions": ([4], tf.int32),
             "views": ([2, 16, 16, 3], tf.uint8),
         },
-        {"instance_weight": 0.5, "negatives": "all"},
+        {"query": "per_location", "instance_weight": 0.5, "negatives": "all"},
     ),
     "patchformer": Kind(
         TINY_PATCHFORMER,

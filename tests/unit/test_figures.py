@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from selfie_tf import figures
@@ -244,6 +245,19 @@ def test_finetuning_curves_show_the_accuracy_that_recipes_are_compared_by(monkey
     assert [list(axis.lines[0].get_ydata()) for axis in axes] == [[0.5], [0.2]]
     names = ["validation accuracy", "validation balanced accuracy"]
     assert [axis.get_ylabel() for axis in axes] == names
+
+
+def test_recipes_differ_in_greyscale_too_and_many_have_looks_of_their_own(monkeypatch):
+    saved = []
+    monkeypatch.setattr(figures, "_save", lambda figure, *_: saved.append(figure))
+    runs = [(str(i), [], [{"step": 1, "test_top1": 0.5}]) for i in range(30)]
+    figures.draw_finetuning(None, runs)
+    lines = saved[0].axes[2].lines[:30]
+    looks = [(line.get_color(), line.get_marker(), line._dash_pattern) for line in lines]
+    assert len(set(map(str, looks))) == 30
+    # The lightness of the first six, as a grey print shows it.
+    greys = sorted(255 * np.dot(to_rgb(color), [0.299, 0.587, 0.114]) for color, *_ in looks[:6])
+    assert min(np.diff(greys)) > 15 and greys[-1] < 200
 
 
 @pytest.mark.parametrize("count", [3, 40])

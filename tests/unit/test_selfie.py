@@ -17,7 +17,11 @@ TINY = {"grid": 4, "width": 2, "attention_layers": 1, "num_heads": 2, "mlp_dim":
 
 @pytest.fixture
 def model(rng):
-    model = SelfiePretrainer(**TINY)
+    return make_model(rng)
+
+
+def make_model(rng, query="pooled"):
+    model = SelfiePretrainer(**TINY, query=query)
     model(make_batch(rng))
     for variable in model.positions.trainable_variables:  # near 0 after initialisation
         variable.assign(rng.normal(size=variable.shape))
@@ -48,17 +52,22 @@ def test_parameter_count_of_the_paper(position, extra):
         assert round(count(model) / 1e6, 2) == 25.09
 
 
-def test_logits_match_a_loop_over_places_and_patches(model, rng):
-    batch = make_batch(rng)
+@pytest.mark.parametrize("query", ["pooled", "per_location"])
+def test_logits_match_a_loop_over_places_and_patches(rng, query):
+    model, batch = make_model(rng, query), make_batch(rng)
     logits = model(batch, training=False).numpy()
     embedding = model.positions.embedding.numpy()
     for b in range(2):
         h = model.patch_features(batch["target_patches"][b : b + 1], training=False)[0].numpy()
         seen = model.patch_features(batch["context_patches"][b : b + 1], training=False)[0].numpy()
         seen = seen + embedding[batch["context_positions"][b]]
-        u = model.attention_pooling(seen[None], training=False)[0].numpy()
         for t in range(4):
-            v = u + embedding[batch["target_positions"][b, t]]
+            e = embedding[batch["target_positions"][b, t]]
+            if query == "pooled":
+                u = model.attention_pooling(seen[None], training=False)
+            else:
+                u = model.attention_pooling.pool_at(seen[None], e[None, None], training=False)[0]
+            v = u[0].numpy() + e
             for j in range(4):
                 np.testing.assert_allclose(logits[b, t, j], v @ h[j], rtol=2e-4, atol=2e-4)
 
@@ -236,12 +245,13 @@ def test_a_misspelt_argument_is_refused():
         SelfiePretrainer(widht=2)
 
 
-def test_train_step_is_nesterov_sgd_on_loss_plus_l2(rng):
+@pytest.mark.parametrize("query", ["pooled", "per_location"])
+def test_train_step_is_nesterov_sgd_on_loss_plus_l2(rng, query):
     """Two steps against the update written out, weight by weight."""
-    batch = make_batch(rng, batch=4)
-    model = SelfiePretrainer(**TINY, dropout_rate=0.0, weight_decay=0.1)
+    batch, arguments = make_batch(rng, batch=4), {"dropout_rate": 0.0, "weight_decay": 0.1}
+    model = SelfiePretrainer(**TINY, **arguments, query=query)
     model(batch)
-    twin = SelfiePretrainer(**TINY, dropout_rate=0.0, weight_decay=0.1)
+    twin = SelfiePretrainer(**TINY, **arguments, query=query)
     twin(batch)
     twin.set_weights(model.get_weights())
     model.compile(keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True), run_eagerly=True)
