@@ -9,7 +9,7 @@ def test_each_kind_of_step_is_timed_once(monkeypatch):
     timed = []
     monkeypatch.setattr(cost, "step_seconds", lambda config, *_: timed.append(config) or 1.0)
     experiment = load_experiment("experiments/cifar10_views")
-    cost.describe(experiment)
+    cost.describe(experiment, experiment.cells())
     assert sum(isinstance(config, FinetuneConfig) for config in timed) == 1
     sizes = [config.views.size for config in timed if not isinstance(config, FinetuneConfig)]
     pretrained = [r.pretrain.views.size for r in experiment.recipes.values() if r.pretrain]
