@@ -1,8 +1,8 @@
-"""Puts the finished runs of an experiment into docs/results, and their table into RESULTS.md.
+"""Puts the finished runs of an experiment into docs/results, and their tables into RESULTS.md.
 
     python docs/update_results.py cifar10 runs/cifar10
 
-NAME is that of `configs/experiments/NAME.py`. Rows of other machines stay. The table is put where
+NAME is that of `configs/experiments/NAME.py`. Rows of other machines stay. A table is put where
 that of the rows before was; the first time it is printed, to be put in by hand.
 """
 
@@ -15,6 +15,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from selfie_tf.cli.config_files import load_experiment  # noqa: E402
 from selfie_tf.errors import UserError  # noqa: E402
+from selfie_tf.experiments import probes  # noqa: E402
 from selfie_tf.experiments.rows import (  # noqa: E402
     TABLE,
     merge,
@@ -26,8 +27,14 @@ from selfie_tf.experiments.tables import summarize, to_markdown  # noqa: E402
 from selfie_tf.storage.files import write_atomically  # noqa: E402
 
 
+def tables(experiment, rows: list, predictions: str) -> list:
+    """The tables of RESULTS.md: after finetuning, and of frozen features ("" without probes)."""
+    finetuned = to_markdown(summarize(experiment, rows, predictions))
+    return [finetuned, probes.to_markdown(experiment, rows)]
+
+
 def update(name: str, workdir: str, docs: str) -> str:
-    """Adds what an experiment's folder has, and replaces the table.
+    """Adds what an experiment's folder has, and replaces the tables.
 
     Args:
       name: Of the experiment.
@@ -35,7 +42,7 @@ def update(name: str, workdir: str, docs: str) -> str:
       docs: The folder with RESULTS.md and results/.
 
     Returns:
-      The table if there was none to replace, else "".
+      The tables that had none to replace, "" if there are none.
 
     Raises:
       UserError: If there is no such experiment, no finished run, or a run that is not in the plan.
@@ -44,7 +51,7 @@ def update(name: str, workdir: str, docs: str) -> str:
     path = os.path.join(docs, "results", f"{name}.csv")
     predictions = os.path.join(docs, "results", f"{name}_predictions")
     before = read_table(path)
-    old = to_markdown(summarize(experiment, before, predictions))
+    old = tables(experiment, before, predictions)
     order = {cell.name: number for number, cell in enumerate(experiment.cells())}
     rows = merge(before, read_tables([os.path.join(workdir, TABLE)]))
     for row in rows:
@@ -55,13 +62,17 @@ def update(name: str, workdir: str, docs: str) -> str:
     kept = os.path.join(workdir, "predictions")
     if os.path.isdir(kept):
         shutil.copytree(kept, predictions, dirs_exist_ok=True)
-    new = to_markdown(summarize(experiment, rows, predictions))
-    with open(os.path.join(docs, "RESULTS.md")) as file:
+    page = os.path.join(docs, "RESULTS.md")
+    with open(page) as file:
         text = file.read()
-    if not before or old not in text:
-        return new
-    write_atomically(os.path.join(docs, "RESULTS.md"), text.replace(old, new))
-    return ""
+    left = []
+    for earlier, new in zip(old, tables(experiment, rows, predictions), strict=True):
+        if before and earlier and earlier in text:
+            text = text.replace(earlier, new)
+        elif new:
+            left.append(new)
+    write_atomically(page, text)
+    return "\n".join(left)
 
 
 def main():
@@ -71,10 +82,10 @@ def main():
     arguments = parser.parse_args()
     docs = os.path.dirname(os.path.abspath(__file__))
     try:
-        table = update(arguments.name, arguments.workdir, docs)
+        left = update(arguments.name, arguments.workdir, docs)
     except UserError as error:
         sys.exit(f"error: {error}")
-    print(table or f"{arguments.name}: docs/results and the table in RESULTS.md are up to date")
+    print(left or f"{arguments.name}: docs/results and RESULTS.md are up to date")
 
 
 if __name__ == "__main__":

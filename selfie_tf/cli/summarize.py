@@ -3,10 +3,10 @@
     selfie-tf summarize --config=experiments/quickstart --workdir=runs/experiment
     selfie-tf summarize --config=experiments/cifar10 --results=a.csv,b.csv --output=summary
 
-Writes summary.md with the results and the grid of the tuning, summary.csv, and figures as PNG and
-SVG: the gain over the number of labelled images, accuracy after finetuning over accuracy at the
-pretext task, and, from the work directory, curves of finetuning and a picture of each recipe's
-pretext task.
+Writes summary.md with the results, the frozen features and the grid of the tuning, summary.csv,
+and figures as PNG and SVG: the gain over the number of labelled images, accuracy after finetuning
+over accuracy at the pretext task, and, from the work directory, curves of finetuning and a picture
+of each recipe's pretext task.
 """
 
 import os

@@ -7,10 +7,11 @@ import tensorflow as tf
 
 from selfie_tf import figures
 from selfie_tf.errors import UserError, first_line
+from selfie_tf.experiments import probes, tuning
 from selfie_tf.experiments import rows as tables_of_rows
-from selfie_tf.experiments import tuning
 from selfie_tf.experiments.plan import Experiment
 from selfie_tf.experiments.tables import (
+    PRETEXT_ACCURACIES,
     pretext_and_downstream,
     summarize,
     to_csv,
@@ -18,15 +19,13 @@ from selfie_tf.experiments.tables import (
 )
 from selfie_tf.storage.files import read_points, write_atomically
 
-_PRETEXT = ("held_out_patch_accuracy_uncropped", "pixel_accuracy", "instance_accuracy")
-
 
 def write_summary(
     experiment: Experiment, paths: list, predictions: str, output: str, cells: str = ""
 ) -> str:
     """Writes summary.md, summary.csv and the figures that there are data for.
 
-    summary.md has the grid of the tuning, too, if there was one.
+    summary.md has the frozen features and the grid of the tuning, too, if there are any.
 
     Args:
       experiment: The plan.
@@ -54,7 +53,7 @@ def write_summary(
             gains.setdefault(line.recipe, []).append(line)
     if any(len({line.labelled_images for line in found}) > 1 for found in gains.values()):
         drawings["labels"] = lambda file, kind: figures.draw_label_fractions(file, gains, kind)
-    for column in _PRETEXT:
+    for column in PRETEXT_ACCURACIES:
         found = pretext_and_downstream(experiment, rows, column)
         # Two dots show nothing.
         points = {task: dots for task, dots in found.items() if sum(map(len, dots.values())) > 2}
@@ -70,8 +69,12 @@ def write_summary(
         drawings[f"curves-{task}"] = lambda file, kind, runs=runs: figures.draw_finetuning(
             file, *runs, kind, metric, first
         )
-    grid = tuning.to_markdown(experiment, rows)
-    markdown = to_markdown(lines) + (grid and f"\nTuning:\n\n{grid}")
+    markdown = to_markdown(lines)
+    for title, table in (
+        ("Frozen features", probes.to_markdown(experiment, rows)),
+        ("Tuning", tuning.to_markdown(experiment, rows)),
+    ):
+        markdown += table and f"\n{title}:\n\n{table}"
     try:
         tf.io.gfile.makedirs(output)
         write_atomically(os.path.join(output, "summary.md"), markdown)

@@ -21,6 +21,9 @@ from selfie_tf.experiments.statistics import (
 from selfie_tf.methods import METHODS
 from selfie_tf.storage.files import read_arrays
 
+# Columns of pretrained networks. The jigsaw's is on whole images, without the margin's cue.
+PRETEXT_ACCURACIES = ("held_out_patch_accuracy_uncropped", "pixel_accuracy", "instance_accuracy")
+
 
 @dataclasses.dataclass
 class Line:
@@ -222,17 +225,17 @@ def to_csv(lines: list) -> str:
     return text.getvalue()
 
 
-def pretext_and_downstream(experiment: Experiment, rows: list, pretext: str) -> dict:
-    """Accuracy at the pretext task beside accuracy after finetuning, per pretrained network.
+def pretext_accuracy(experiment: Experiment, rows: list, pretext: str) -> dict:
+    """Accuracy at the pretext task per pretrained network.
 
     Args:
       experiment, rows: As in `summarize`.
-      pretext: The column of the pretext task's accuracy, or "instance_accuracy", which only
-        networks that learn the instance loss have.
+      pretext: One of `PRETEXT_ACCURACIES`. Only networks that learn the instance loss have
+        "instance_accuracy".
 
     Returns:
-      {task: {recipe: float `[n, 2]`}}; finetunings of one network are averaged. Networks that were
-      not trained at the pretext task are left out.
+      {network: accuracy in [0, 1]}. Networks that were not trained at the pretext task are left
+      out.
     """
     trained = {
         name
@@ -240,13 +243,26 @@ def pretext_and_downstream(experiment: Experiment, rows: list, pretext: str) -> 
         if isinstance(recipe.pretrain, PretrainConfig)
         and METHODS[recipe.pretrain.method].trains_task(recipe.pretrain)
     }
-    known = {
+    return {
         row["network"]: row[pretext]
         for row in rows
         if row["kind"] == "pretrain"
         and pretext in row
         and (row["recipe"] in trained or pretext == "instance_accuracy")
     }
+
+
+def pretext_and_downstream(experiment: Experiment, rows: list, pretext: str) -> dict:
+    """Accuracy at the pretext task beside accuracy after finetuning, per pretrained network.
+
+    Args:
+      experiment, rows, pretext: As in `pretext_accuracy`.
+
+    Returns:
+      {task: {recipe: float `[n, 2]`}}; finetunings of one network are averaged. Networks that were
+      not trained at the pretext task are left out.
+    """
+    known = pretext_accuracy(experiment, rows, pretext)
     found = {}
     for task, plan in experiment.tasks.items():
         for recipe in experiment.recipes:

@@ -101,6 +101,10 @@ def test_the_summary_has_curves_and_pictures_of_the_runs(finished, tmp_path):
     assert f"| few | scratch | {100 * top1:.1f} | none | 1 |" in text
     tuned = table(finished)[f"selfie/0/tune/2%/{SETTINGS[1]}/0"]["top1"]
     assert f"| 2% | selfie | {SETTINGS[1]} | {100 * tuned:.1f} | 1 |" in text
+    probed = [row for row in table(finished).values() if row["kind"] == "probe"]
+    knn = [100 * row["untrained_knn_top1_100"] for row in probed]
+    untrained = next(line for line in text.splitlines() if line.startswith("| untrained |"))
+    assert f"| {np.mean(knn):.1f}" in untrained and f"| {len(probed)} | kept |" in untrained
     names = {path.name for path in tmp_path.iterdir()}
     assert {"summary.md", "curves-2%.png", "curves-few.svg", "pretext-selfie.png"} <= names
     picture = finished / "cells" / "selfie" / "0" / "pretrain" / "figures" / "jigsaw.png"

@@ -10,7 +10,7 @@ import pytest
 
 from selfie_tf.cli import config_files
 from selfie_tf.errors import UserError
-from selfie_tf.experiments import rows, tables
+from selfie_tf.experiments import probes, rows, tables
 
 from helpers import ROOT
 
@@ -45,7 +45,7 @@ def test_the_python_is_eight_lines():
     "path", glob.glob(os.path.join(ROOT, "docs", "results", "*.csv")), ids=os.path.basename
 )
 def test_tables_of_experiments_are_those_of_their_runs(path):
-    """docs/results/NAME.csv has the runs of experiments/NAME; the page has their table."""
+    """docs/results/NAME.csv has the runs of experiments/NAME; the page has their tables."""
     name = os.path.basename(path).removesuffix(".csv")
     predictions = os.path.join(ROOT, "docs", "results", f"{name}_predictions")
     experiment = config_files.load_experiment(f"experiments/{name}")
@@ -53,9 +53,10 @@ def test_tables_of_experiments_are_those_of_their_runs(path):
     found = rows.read_table(path)
     assert found and {row["cell"] for row in found} <= cells
     assert tables.to_markdown(tables.summarize(experiment, found, predictions)) in RESULTS
+    assert probes.to_markdown(experiment, found) in RESULTS
 
 
-def test_new_runs_replace_the_table_of_those_before(tmp_path):
+def test_new_runs_replace_the_tables_of_those_before(tmp_path):
     spec = importlib.util.spec_from_file_location(
         "update_results", os.path.join(ROOT, "docs", "update_results.py")
     )
@@ -63,30 +64,40 @@ def test_new_runs_replace_the_table_of_those_before(tmp_path):
     spec.loader.exec_module(module)
     results, workdir = tmp_path / "docs" / "results", tmp_path / "runs"
     workdir.mkdir()
-    found = rows.read_table(os.path.join(ROOT, "docs", "results", "padding.csv"))
+    found = rows.read_table(os.path.join(ROOT, "docs", "results", "cifar10_views.csv"))
     rows.write_table(str(workdir / rows.TABLE), found)
     results.mkdir(parents=True)
-    rows.write_table(str(results / "padding.csv"), found[:-1])
-    experiment = config_files.load_experiment("experiments/padding")
-    old, new = (
-        tables.to_markdown(tables.summarize(experiment, some)) for some in (found[:-1], found)
-    )
+    late = ("instance-view16/0/1%/1", "instance-view16/0/probe")
+    before = [row for row in found if row["cell"] not in late]
+    rows.write_table(str(results / "cifar10_views.csv"), before)
+    experiment = config_files.load_experiment("experiments/cifar10_views")
+    old, new = (tables.to_markdown(tables.summarize(experiment, some)) for some in (before, found))
+    old_probes, new_probes = (probes.to_markdown(experiment, some) for some in (before, found))
+    assert old != new and old_probes != new_probes
     page = tmp_path / "docs" / "RESULTS.md"
 
-    page.write_text(f"before\n\n{old}\nafter\n")
-    assert module.update("padding", str(workdir), str(tmp_path / "docs")) == ""
-    assert page.read_text() == f"before\n\n{new}\nafter\n" and old != new
-    assert rows.read_table(str(results / "padding.csv")) == found
+    def update():
+        return module.update("cifar10_views", str(workdir), str(tmp_path / "docs"))
+
+    page.write_text(f"before\n\n{old}\nbetween\n{old_probes}\nafter\n")
+    assert update() == ""
+    assert page.read_text() == f"before\n\n{new}\nbetween\n{new_probes}\nafter\n"
+    assert rows.read_table(str(results / "cifar10_views.csv")) == found
+
+    # A table that is not there yet is printed; the other one is replaced all the same.
+    page.write_text(f"before\n\n{new}\nafter\n")
+    assert update() == new_probes
+    assert page.read_text() == f"before\n\n{new}\nafter\n"
 
     shutil.rmtree(results)
     results.mkdir()
     page.write_text("before\n")
-    assert module.update("padding", str(workdir), str(tmp_path / "docs")) == new
+    assert update() == f"{new}\n{new_probes}"
     assert page.read_text() == "before\n"
 
-    found[0]["cell"] = "other/0/5%/0"
+    found[0]["cell"] = "other/0/1%/0"
     rows.write_table(str(workdir / rows.TABLE), found)
-    kept = (results / "padding.csv").read_bytes()
-    with pytest.raises(UserError, match="other/0/5%/0: no cell of experiments/padding"):
-        module.update("padding", str(workdir), str(tmp_path / "docs"))
-    assert (results / "padding.csv").read_bytes() == kept
+    kept = (results / "cifar10_views.csv").read_bytes()
+    with pytest.raises(UserError, match="other/0/1%/0: no cell of experiments/cifar10_views"):
+        update()
+    assert (results / "cifar10_views.csv").read_bytes() == kept

@@ -9,7 +9,7 @@ import pytest
 from selfie_tf import figures
 from selfie_tf.config import FinetuneConfig, SelfieConfig
 from selfie_tf.errors import UserError
-from selfie_tf.experiments import rows, tables
+from selfie_tf.experiments import probes, rows, tables
 from selfie_tf.experiments.plan import Experiment, Recipe, Task
 from selfie_tf.experiments.report import write_summary
 
@@ -185,6 +185,35 @@ def test_pretext_accuracy_beside_accuracy_after_finetuning(experiment, found):
     points = tables.pretext_and_downstream(experiment, found, "instance_accuracy")
     assert set(points["1%"]) == {"plus"}
     np.testing.assert_allclose(points["1%"]["plus"][:, 0], [0.25, 0.375])
+
+
+def test_frozen_features_of_every_network(experiment, found):
+    assert probes.to_markdown(experiment, found) == ""
+    for recipe, number, kept, again in (
+        ("selfie", 0, 0.30, 0.28),
+        ("selfie", 1, 0.32, 0.29),
+        ("plus", 1, 0.40, None),
+    ):
+        row = {"cell": f"{recipe}/{number}/probe", "kind": "probe", "recipe": recipe}
+        row |= {"pretraining": number, "network": f"{recipe}{number}", "status": "finished"}
+        # Two networks of one number start from equal weights, and are one untrained network.
+        row |= {"untrained_linear_probe_top1_500": 0.2 + 0.1 * number}
+        row |= {"pretrained_knn_top1_50": 0.1, "pretrained_linear_probe_top1_500": kept}
+        row |= {"pretrained_linear_probe_top1_2500": kept + 0.1, "pretrained_probe_top1": 1.0}
+        if again is not None:
+            row["pretrained_reestimated_linear_probe_top1_500"] = again
+        found.append(row)
+    head, _, *lines = probes.to_markdown(experiment, found).splitlines()
+    assert head == (
+        "| recipe | networks | statistics | linear probe, 500 | linear probe, 2,500 "
+        "| nearest neighbours, 50 | held out patch accuracy uncropped |"
+    )
+    assert lines == [
+        "| untrained | 2 | kept | 25.0 ± 7.1 |  |  |  |",
+        "| selfie | 2 | kept | 31.0 ± 1.4 | 41.0 ± 1.4 | 10.0 ± 0.0 | 55.0 ± 7.1 |",
+        "| selfie | 2 | re-estimated | 28.5 ± 0.7 |  |  |  |",
+        "| plus | 1 | kept | 40.0 | 50.0 | 10.0 | 60.0 |",
+    ]
 
 
 def test_two_networks_are_not_drawn_as_a_relation(experiment, found, tmp_path, monkeypatch):
