@@ -56,6 +56,50 @@ def test_tables_of_experiments_are_those_of_their_runs(path):
     assert probes.to_markdown(experiment, found) in RESULTS
 
 
+def rows_of(name):
+    return rows.read_table(os.path.join(ROOT, "docs", "results", f"{name}.csv"))
+
+
+@pytest.mark.parametrize(
+    "start, name, task, recipes",
+    [
+        ("| quickstart, 250 labels", "quickstart", "5%", ("scratch", "selfie", "plus")),
+        (
+            "| CIFAR-10 (JPEG copy), 500 labels",
+            "cifar10",
+            "1%",
+            ("scratch", "published", "instance-view16"),
+        ),
+        (
+            "| CIFAR-10 (JPEG copy), 2,500 labels",
+            "cifar10",
+            "5%",
+            ("scratch", "published", "instance-view16"),
+        ),
+    ],
+)
+def test_the_short_table_is_that_of_the_runs(start, name, task, recipes):
+    (line,) = re.findall(rf"^{re.escape(start)} \(.*$", RESULTS, re.M)
+    experiment, found = config_files.load_experiment(f"experiments/{name}"), rows_of(name)
+    lines = {(x.recipe, x.task): x for x in tables.summarize(experiment, found)}
+    means = [f"{tables.percent(lines[r, task].mean, lines[r, task].deviation)} %" for r in recipes]
+    assert [cell.strip() for cell in line.split("|")[2:5]] == means
+    assert f"{lines[recipes[-1], task].pretrainings} pretrainings each" in line
+
+
+def test_the_seeds_of_the_quickstart_are_those_of_its_runs():
+    found = {row["cell"]: row for row in rows_of("quickstart")}
+    for seed in range(5):
+        scratch, selfie, plus = (
+            100 * found[f"{recipe}/{seed}/5%/{seed}"]["top1"]
+            for recipe in ("scratch", "selfie", "plus")
+        )
+        patch = found[f"selfie/{seed}/pretrain"]["held_out_patch_accuracy"]
+        expected = f"| {seed} | {scratch:.1f} | {selfie:.1f} | {selfie - scratch:+.1f} "
+        expected += f"| {patch:.3f} | {plus:.1f} | {plus - scratch:+.1f} |"
+        assert expected in RESULTS
+
+
 def test_new_runs_replace_the_tables_of_those_before(tmp_path):
     spec = importlib.util.spec_from_file_location(
         "update_results", os.path.join(ROOT, "docs", "update_results.py")
