@@ -1,11 +1,14 @@
 """The README is a door: short, and its numbers are those of the results."""
 
+import csv
 import glob
 import importlib.util
+import itertools
 import os
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 from selfie_tf.cli import config_files
@@ -98,6 +101,26 @@ def test_the_seeds_of_the_quickstart_are_those_of_its_runs():
         expected = f"| {seed} | {scratch:.1f} | {selfie:.1f} | {selfie - scratch:+.1f} "
         expected += f"| {patch:.3f} | {plus:.1f} | {plus - scratch:+.1f} |"
         assert expected in RESULTS
+
+
+def test_the_suggested_labels_are_those_of_their_runs():
+    with open(os.path.join(ROOT, "docs", "results", "suggest_labels", "results.csv")) as file:
+        found = list(csv.DictReader(file))
+    for method in ("random", "`kmeans`", "`farthest`"):
+        cells = [method]
+        for column in ("finetuned", "linear_probe"):
+            mine, random = (
+                100 * np.array([float(row[column]) for row in found if row["method"] == name])
+                for name in (method.strip("`"), "random")
+            )
+            gain = mine - random
+            half = 2.776445 * gain.std(ddof=1) / np.sqrt(5)  # Student's t, 4 degrees of freedom
+            flips = [np.mean(gain * signs) for signs in itertools.product((-1, 1), repeat=5)]
+            p = np.mean(np.abs(flips) >= abs(gain.mean()) - 1e-9)
+            cells.append(f"{mine.mean():.1f} ± {mine.std(ddof=1):.1f}")
+            cells.append(f"{gain.mean():+.1f} ± {half:.1f} ({p:.3f})" if gain.any() else "")
+        line = " | ".join(cells)
+        assert f"| {line} |" in RESULTS
 
 
 def test_new_runs_replace_the_tables_of_those_before(tmp_path):
