@@ -56,7 +56,7 @@ def to_markdown(experiment: Experiment, rows: list) -> str:
             table.append([recipe, str(len(group)), "re-estimated" if again else "kept", *cells])
     head = ["recipe", "networks", "statistics"]
     head += [f"{_TITLES[kind]}, {count:,}" for kind, count in columns]
-    return markdown_table(head + [name.replace("_", " ") for name in pretext], table)
+    return markdown_table(head + [PRETEXT_ACCURACIES[name] for name in pretext], table)
 
 
 def _values(row, state):

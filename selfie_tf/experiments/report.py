@@ -53,15 +53,13 @@ def write_summary(
             gains.setdefault(line.recipe, []).append(line)
     if any(len({line.labelled_images for line in found}) > 1 for found in gains.values()):
         drawings["labels"] = lambda file, kind: figures.draw_label_fractions(file, gains, kind)
-    for column in PRETEXT_ACCURACIES:
+    for column, title in PRETEXT_ACCURACIES.items():
         found = pretext_and_downstream(experiment, rows, column)
         # Two dots show nothing.
         points = {task: dots for task, dots in found.items() if sum(map(len, dots.values())) > 2}
         if points:
-            drawings[column] = lambda file, kind, points=points, column=column: (
-                figures.draw_pretext_and_downstream(
-                    file, points, column.replace("_", " "), kind, metric
-                )
+            drawings[column] = lambda file, kind, points=points, title=title: (
+                figures.draw_pretext_and_downstream(file, points, title, kind, metric)
             )
     # In the plan's order, as in the other figures; a table may have rows of other recipes, too.
     ordered = [row for recipe in experiment.recipes for row in rows if row["recipe"] == recipe]

@@ -21,8 +21,12 @@ from selfie_tf.experiments.statistics import (
 from selfie_tf.methods import METHODS
 from selfie_tf.storage.files import read_arrays
 
-# Columns of pretrained networks. The jigsaw's is on whole images, without the margin's cue.
-PRETEXT_ACCURACIES = ("held_out_patch_accuracy_uncropped", "pixel_accuracy", "instance_accuracy")
+# Columns of pretrained networks, and their titles. Uncropped, there is no margin to go by.
+PRETEXT_ACCURACIES = {
+    "held_out_patch_accuracy_uncropped": "patch accuracy, uncropped",
+    "pixel_accuracy": "pixel accuracy",
+    "instance_accuracy": "instance accuracy",
+}
 
 
 @dataclasses.dataclass

@@ -206,7 +206,7 @@ def test_frozen_features_of_every_network(experiment, found):
     head, _, *lines = probes.to_markdown(experiment, found).splitlines()
     assert head == (
         "| recipe | networks | statistics | linear probe, 500 | linear probe, 2,500 "
-        "| nearest neighbours, 50 | held out patch accuracy uncropped |"
+        "| nearest neighbours, 50 | patch accuracy, uncropped |"
     )
     assert lines == [
         "| untrained | 2 | kept | 25.0 ± 7.1 |  |  |  |",
