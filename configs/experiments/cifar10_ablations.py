@@ -7,7 +7,7 @@ The pretraining of cifar10_recipes.py with one thing changed: the fraction of th
 encoder sees (section 3.2 tries 75 and 50 %), how the context is pooled, what scales the logits,
 and whether there is a context at all. Linear probes of one pretraining each. The published network
 is also finetuned with both heads of Table 2, on validation images.
-Result: not measured yet.
+Result: see docs/RESULTS.md.
 """
 
 import copy
