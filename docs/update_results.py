@@ -67,8 +67,9 @@ def update(name: str, workdir: str, docs: str) -> str:
         text = file.read()
     left = []
     for earlier, new in zip(old, tables(experiment, rows, predictions), strict=True):
-        if before and earlier and earlier in text:
-            text = text.replace(earlier, new)
+        # With the blank line: a table may be the beginning of another experiment's.
+        if before and earlier and f"{earlier}\n" in text:
+            text = text.replace(f"{earlier}\n", f"{new}\n")
         elif new:
             left.append(new)
     write_atomically(page, text)

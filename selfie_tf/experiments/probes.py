@@ -21,8 +21,8 @@ def to_markdown(experiment: Experiment, rows: list) -> str:
     """Frozen features of every recipe as a Markdown table.
 
     Args:
-      experiment: The plan. Its networks should start from equal weights, since those of one
-        number are averaged as "untrained".
+      experiment: The plan. Networks of one number start from equal weights, so that "untrained"
+        takes one of each.
       rows: See `rows.read_table`; more may be missing.
 
     Returns:
@@ -30,8 +30,8 @@ def to_markdown(experiment: Experiment, rows: list) -> str:
       of batch normalisation as they are, once re-estimated on whole images. "" without probes.
     """
     probed = [row for row in rows if row["kind"] == "probe" and row["status"] == "finished"]
-    numbers = sorted({row["pretraining"] for row in probed})
-    groups = {"untrained": [_untrained(probed, number) for number in numbers]}
+    of_each_number = {row["pretraining"]: row for row in probed}.values()
+    groups = {"untrained": [_values(row, "untrained") for row in of_each_number]}
     for recipe in experiment.recipes:
         groups[recipe] = [_values(row, "pretrained") for row in probed if row["recipe"] == recipe]
     columns = sorted(
@@ -67,11 +67,6 @@ def _values(row, state):
         if match and match[1] == state:
             found[match[3], bool(match[2]), int(match[4])] = value
     return found
-
-
-def _untrained(probed, number):
-    every = [_values(row, "untrained") for row in probed if row["pretraining"] == number]
-    return {key: np.mean([one[key] for one in every if key in one]) for key in every[0]}
 
 
 def _mean(values):

@@ -55,8 +55,9 @@ def test_tables_of_experiments_are_those_of_their_runs(path):
     cells = {cell.name for cell in experiment.cells()}
     found = rows.read_table(path)
     assert found and {row["cell"] for row in found} <= cells
-    assert tables.to_markdown(tables.summarize(experiment, found, predictions)) in RESULTS
-    assert probes.to_markdown(experiment, found) in RESULTS
+    finetuned = tables.to_markdown(tables.summarize(experiment, found, predictions))
+    for table in (finetuned, probes.to_markdown(experiment, found)):
+        assert f"{table}\n" in RESULTS  # all of it: a blank line follows
 
 
 def rows_of(name):
@@ -146,9 +147,10 @@ def test_new_runs_replace_the_tables_of_those_before(tmp_path):
     def update():
         return module.update("cifar10_views", str(workdir), str(tmp_path / "docs"))
 
-    page.write_text(f"before\n\n{old}\nbetween\n{old_probes}\nafter\n")
+    longer = f"{old}| of another experiment |\n"
+    page.write_text(f"{longer}\n{old}\nbetween\n{old_probes}\nafter\n")
     assert update() == ""
-    assert page.read_text() == f"before\n\n{new}\nbetween\n{new_probes}\nafter\n"
+    assert page.read_text() == f"{longer}\n{new}\nbetween\n{new_probes}\nafter\n"
     assert rows.read_table(str(results / "cifar10_views.csv")) == found
 
     # A table that is not there yet is printed; the other one is replaced all the same.
