@@ -4,7 +4,7 @@
     python bin/summarize.py --config=configs/experiments/cifar10.py --workdir=runs/cifar10
 
 Networks of width 16, on the test split. The pretrainings are those of cifar10_recipes.py and of
-cifar10_views.py: folders `cells/RECIPE/NUMBER/pretrain` can be copied to this experiment's.
+cifar10_trials.py: folders `cells/RECIPE/NUMBER/pretrain` can be copied to this experiment's.
 instance-view16, the instance loss alone on views of 16x16 pixels, is the best recipe on validation
 images, and takes 0.83 of the published form's operations. Its pretraining 0 is the one by which it
 was chosen, so eight others are made: with fewer pairs no exact test can give p < 0.01.
@@ -21,7 +21,7 @@ from selfie_tf.experiments.plan import Experiment, Recipe, Task
 
 def get_config() -> Experiment:
     before = load_experiment("experiments/cifar10_recipes")
-    views = load_experiment("experiments/cifar10_views")
+    trials = load_experiment("experiments/cifar10_trials")
 
     def task(fraction, steps, pretrainings, seeds, recipes=()):
         config = copy.deepcopy(before.tasks["1%"].config)
@@ -35,10 +35,10 @@ def get_config() -> Experiment:
         recipes={
             "scratch": Recipe(),
             "published": before.recipes["published"],
-            "instance-view16": views.recipes["instance-view16"],
+            "instance-view16": trials.recipes["instance-view16"],
         },
         tasks={
-            "1%": task(0.01, 196, 9, 2),  # half the steps do as well, see cifar10_finetuning.py
+            "1%": task(0.01, 196, 9, 2),  # half the steps do as well, see cifar10_trials.py
             "5%": task(0.05, 586, 5, 1),
             "8%": task(0.08, 782, (3, 4, 5), 1),  # their networks were still there
             "20%": task(0.2, 1172, (3, 4, 5), 1),

@@ -185,7 +185,7 @@ def to_markdown(lines: list) -> str:
             str(line.pretrainings or "none"),
             f"{line.finetunings}" + (f" ({line.diverged} diverged)" if line.diverged else ""),
             line.baseline,
-            _points(line.difference),
+            points(line.difference),
             "" if line.p is None else f"{line.p:.3f}{'' if line.primary else ' (Holm)'}",
         ]
         if published:
@@ -308,7 +308,8 @@ def percent(mean: float, deviation: float | None) -> str:
     return f"{100 * mean:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
 
 
-def _points(difference):
+def points(difference) -> str:
+    """A `statistics.Difference` with its interval in percentage points; "" without one."""
     if difference is None:
         return ""
     half = difference.half_width

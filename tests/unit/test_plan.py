@@ -254,8 +254,8 @@ def test_files_that_are_no_experiments(value, expected):
 
 
 def test_the_named_recipe_is_the_one_that_was_measured():
-    views = config_files.load_experiment("experiments/cifar10_views")
-    assert views.recipes["instance-view16"].pretrain == get("selfie_plus_cifar10")
+    trials = config_files.load_experiment("experiments/cifar10_trials")
+    assert trials.recipes["instance-view16"].pretrain == get("selfie_plus_cifar10")
 
 
 def test_random_weights_get_as_many_operations_as_pretraining_and_finetuning():

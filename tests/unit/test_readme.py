@@ -85,9 +85,14 @@ def rows_of(name):
 def test_the_short_table_is_that_of_the_runs(start, name, task, recipes):
     (line,) = re.findall(rf"^{re.escape(start)} \(.*$", RESULTS, re.M)
     experiment, found = config_files.load_experiment(f"experiments/{name}"), rows_of(name)
-    lines = {(x.recipe, x.task): x for x in tables.summarize(experiment, found)}
+    predictions = os.path.join(ROOT, "docs", "results", f"{name}_predictions")
+    lines = {}
+    for x in tables.summarize(experiment, found, predictions):
+        if x.baseline in ("", "scratch"):
+            lines[x.recipe, x.task] = x
     means = [f"{tables.percent(lines[r, task].mean, lines[r, task].deviation)} %" for r in recipes]
-    assert [cell.strip() for cell in line.split("|")[2:5]] == means
+    gains = [tables.points(lines[r, task].difference) for r in recipes[1:]]
+    assert [cell.strip() for cell in line.split("|")[2:7]] == means + gains
     assert f"{lines[recipes[-1], task].pretrainings} pretrainings each" in line
 
 
@@ -132,26 +137,26 @@ def test_new_runs_replace_the_tables_of_those_before(tmp_path):
     spec.loader.exec_module(module)
     results, workdir = tmp_path / "docs" / "results", tmp_path / "runs"
     workdir.mkdir()
-    found = rows.read_table(os.path.join(ROOT, "docs", "results", "cifar10_views.csv"))
+    found = rows.read_table(os.path.join(ROOT, "docs", "results", "cifar10_trials.csv"))
     rows.write_table(str(workdir / rows.TABLE), found)
     results.mkdir(parents=True)
     late = ("instance-view16/0/1%/1", "instance-view16/0/probe")
     before = [row for row in found if row["cell"] not in late]
-    rows.write_table(str(results / "cifar10_views.csv"), before)
-    experiment = config_files.load_experiment("experiments/cifar10_views")
+    rows.write_table(str(results / "cifar10_trials.csv"), before)
+    experiment = config_files.load_experiment("experiments/cifar10_trials")
     old, new = (tables.to_markdown(tables.summarize(experiment, some)) for some in (before, found))
     old_probes, new_probes = (probes.to_markdown(experiment, some) for some in (before, found))
     assert old != new and old_probes != new_probes
     page = tmp_path / "docs" / "RESULTS.md"
 
     def update():
-        return module.update("cifar10_views", str(workdir), str(tmp_path / "docs"))
+        return module.update("cifar10_trials", str(workdir), str(tmp_path / "docs"))
 
     longer = f"{old}| of another experiment |\n"
     page.write_text(f"{longer}\n{old}\nbetween\n{old_probes}\nafter\n")
     assert update() == ""
     assert page.read_text() == f"{longer}\n{new}\nbetween\n{new_probes}\nafter\n"
-    assert rows.read_table(str(results / "cifar10_views.csv")) == found
+    assert rows.read_table(str(results / "cifar10_trials.csv")) == found
 
     # A table that is not there yet is printed; the other one is replaced all the same.
     page.write_text(f"before\n\n{new}\nafter\n")
@@ -166,7 +171,7 @@ def test_new_runs_replace_the_tables_of_those_before(tmp_path):
 
     found[0]["cell"] = "other/0/1%/0"
     rows.write_table(str(workdir / rows.TABLE), found)
-    kept = (results / "cifar10_views.csv").read_bytes()
-    with pytest.raises(UserError, match="other/0/1%/0: no cell of experiments/cifar10_views"):
+    kept = (results / "cifar10_trials.csv").read_bytes()
+    with pytest.raises(UserError, match="other/0/1%/0: no cell of experiments/cifar10_trials"):
         update()
-    assert (results / "cifar10_views.csv").read_bytes() == kept
+    assert (results / "cifar10_trials.csv").read_bytes() == kept
