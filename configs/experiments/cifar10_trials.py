@@ -43,7 +43,7 @@ def get_config() -> Experiment:
     pretrained("published-4000", "published", 4000)
     pretrained("instance-500", "instance", 500)
     pretrained("instance-4000", "instance", 4000)
-    for steps in (1000, 2000, 8000):
+    for steps in (500, 1000, 2000, 8000):
         pretrained(f"instance-view16-{steps}", "instance", steps, size=16)
 
     def finetuned(name, starts, settings):
