@@ -17,20 +17,22 @@ def describe(experiment: Experiment, cells: list) -> str:
 
     That is steps, images, GFLOP and hours, of whole cells even where one has begun.
     The hours are those of this machine: a few steps of each kind of training are timed.
-    Probes, which take minutes, are counted without a cost.
+    Probes, which take minutes, are counted without a cost. Final cells are taken as their task says:
+    which batch and steps the tuning will choose for them is not known yet.
     """
     groups, speeds, total, rows = {}, {}, np.zeros(4), []
     for cell in cells:
         groups.setdefault((cell.kind, cell.recipe, cell.task), []).append(cell)
     for names, group in groups.items():
-        config, count = experiment.config(group[0]), len(group)
-        images = count * config.train.batch_size * config.train.steps
-        cost = [images, images * gflop_per_image(config), images / _speed(config, speeds) / 3600]
-        steps = f"{config.train.steps:,}"
-        if names[0] == "probe":
-            cost, steps = [0, 0, 0], ""
-        total += [count, *cost]
-        rows.append([*names, f"{count:,}", steps, *_numbers(*cost)])
+        cost, steps = np.zeros(3), set()
+        for config in map(experiment.config, group) if names[0] != "probe" else ():
+            images = config.train.batch_size * config.train.steps
+            hours = images / _speed(config, speeds) / 3600
+            cost += [images, images * gflop_per_image(config), hours]
+            steps.add(config.train.steps)
+        total += [len(group), *cost]
+        numbers = " or ".join(f"{count:,}" for count in sorted(steps))
+        rows.append([*names, f"{len(group):,}", numbers, *_numbers(*cost)])
     count, *cost = total
     rows.append(["total", "", "", f"{count:,.0f}", "", *_numbers(*cost)])
     return "\n".join(map(_line, [_HEAD, *rows]))
@@ -52,7 +54,7 @@ def _line(values):
 
 def _speed(config, known):
     """Images per second of training, measured once per kind of step."""
-    network = tuple(sorted(config.network_arguments.items()))
+    network = sorted(pair for pair in config.network_arguments.items() if pair[0] != "seed")
     about = (type(config), getattr(config.model, "head", ""), config.data.image_size)
     # The losses and the size of views change the number of operations.
     about += (config.train.precision, config.patches.size, gflop_per_image(config))
