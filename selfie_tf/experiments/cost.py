@@ -17,8 +17,8 @@ def describe(experiment: Experiment, cells: list) -> str:
 
     That is steps, images, GFLOP and hours, of whole cells even where one has begun.
     The hours are those of this machine: a few steps of each kind of training are timed.
-    Probes, which take minutes, are counted without a cost. Final cells are taken as their task says:
-    which batch and steps the tuning will choose for them is not known yet.
+    Probes, which take minutes, are counted without a cost. Final cells are taken as their task
+    says: what the tuning will choose for them is not known yet.
     """
     groups, speeds, total, rows = {}, {}, np.zeros(4), []
     for cell in cells:

@@ -12,6 +12,7 @@ from selfie_tf.experiments import rows as tables_of_rows
 from selfie_tf.experiments.plan import Experiment
 from selfie_tf.experiments.tables import (
     PRETEXT_ACCURACIES,
+    lost_predictions,
     pretext_and_downstream,
     summarize,
     to_csv,
@@ -68,6 +69,12 @@ def write_summary(
             file, *runs, kind, metric, first
         )
     markdown = to_markdown(lines)
+    if lost := lost_predictions(experiment, rows, predictions):
+        others = f" and {len(lost) - 1} others" if len(lost) > 1 else ""
+        markdown += (
+            f"\nDifferences that {lost[0]}{others} are in have no interval, for the predictions on "
+            "the test images are missing. Give their folder with --predictions.\n"
+        )
     for title, table in (
         ("Frozen features", probes.to_markdown(experiment, rows)),
         ("Tuning", tuning.to_markdown(experiment, rows)),

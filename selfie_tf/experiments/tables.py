@@ -73,7 +73,8 @@ def scores_of(
     Args:
       rows: See `rows.read_table`.
       recipe, task: Names.
-      predictions: Folder of the predictions that an experiment keeps; "" for none.
+      predictions: Folder of the predictions that an experiment keeps. Without those of a run on
+        the test split, differences that it is in have no interval.
       metric: See `plan.Task`.
 
     Raises:
@@ -89,6 +90,17 @@ def scores_of(
         )
         for row in _final(rows, recipe, task)
         if row["status"] == "finished"
+    ]
+
+
+def lost_predictions(experiment: Experiment, rows: list, predictions: str) -> list:
+    """Names the cells on the test split whose predictions are not in the folder `predictions`."""
+    return [
+        row["cell"]
+        for name, task in experiment.tasks.items()
+        for recipe in experiment.recipes
+        for row in _final(rows, recipe, name)
+        if row["status"] == "finished" and _images(predictions, row, task.metric)[2]
     ]
 
 
@@ -290,17 +302,22 @@ def _final(rows, recipe, task):
 
 
 def _images(folder, row, metric):
-    """`correct` and `classes` of a `Score`."""
-    path = os.path.join(folder, f"{row['cell'].replace('/', '-')}.npz")
+    """`correct`, `classes` and `lost` of a `Score`."""
     # Validation images are drawn anew for each seed, so that their noise is in each pair's own.
-    if not folder or row.get("split") == "validation" or not tf.io.gfile.exists(path):
-        return None, None
+    if row.get("split") != "test":
+        return None, None, False
+    path = os.path.join(folder, f"{row['cell'].replace('/', '-')}.npz")
+    if not folder or not tf.io.gfile.exists(path):
+        return None, None, True
     kept = read_arrays(path)
     labels, correct = kept["labels"], (kept["labels"] == kept["predictions"]).astype(float)
+    # Another machine, with another network, has a file of the same name.
+    if abs(correct.mean() - metric_of(row, "top1")) * len(labels) > 0.5:
+        return None, None, True
     if metric != "balanced_accuracy":
-        return correct, None
+        return correct, None, False
     _, classes, images = np.unique(labels, return_inverse=True, return_counts=True)
-    return correct * len(labels) / len(images) / images[classes], classes
+    return correct * len(labels) / len(images) / images[classes], classes, False
 
 
 def percent(mean: float, deviation: float | None) -> str:

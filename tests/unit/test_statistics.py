@@ -1,6 +1,7 @@
 """Differences between recipes: pairs, levels of noise, tests."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -97,8 +98,10 @@ def test_sign_flips_against_all_choices_written_out():
     assert sign_flip_p(values) == expected == 0.5
     assert sign_flip_p([0.1] * 8) == 2 / 2**8
     assert sign_flip_p([-0.1] * 5) == 2 / 2**5
-    with pytest.raises(ValueError, match="21 differences"):
-        sign_flip_p([0.1] * 21)
+    # Of more than 20, choices are drawn. All of one size, their signs are binomial.
+    p = 2 * sum(math.comb(24, k) for k in range(16, 25)) / 2**24
+    assert sign_flip_p([0.1] * 16 + [-0.1] * 8) == pytest.approx(p, abs=0.005)
+    assert 0 < sign_flip_p([0.1] * 24) < 1e-4
 
 
 def test_holm_by_hand():

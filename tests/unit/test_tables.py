@@ -128,12 +128,25 @@ def test_test_images_widen_the_interval(experiment, found, tmp_path):
             predictions = np.where(rng.permutation(right), 0, 1)
             path = tmp_path / f"{row['cell'].replace('/', '-')}.npz"
             np.savez(path, labels=np.zeros(100, int), predictions=predictions)
-    wide = by_names(tables.summarize(experiment, found, str(tmp_path)))["selfie", "scratch", "1%"]
-    assert wide.difference.mean == narrow.difference.mean
-    assert wide.difference.half_width > 1.2 * narrow.difference.half_width
-    found = [{**row, "split": "validation"} for row in found]  # other images for each seed
-    same = by_names(tables.summarize(experiment, found, str(tmp_path)))["selfie", "scratch", "1%"]
-    assert same.difference == narrow.difference
+
+    def difference(split, folder=str(tmp_path)):
+        of_split = [{**row, "split": split} for row in found]
+        lines = by_names(tables.summarize(experiment, of_split, folder))
+        lost = tables.lost_predictions(experiment, of_split, folder)
+        return lines["selfie", "scratch", "1%"].difference, lost
+
+    wide, lost = difference("test")
+    assert wide.mean == narrow.difference.mean and not lost
+    assert wide.half_width > 1.2 * narrow.difference.half_width
+    # There they are other images for each seed.
+    assert difference("validation") == (narrow.difference, [])
+    # An interval that leaves the images out would be too narrow.
+    unknown, lost = difference("test", "")
+    assert (unknown.mean, unknown.half_width, unknown.p) == (wide.mean, None, wide.p)
+    assert len(lost) == sum(row["kind"] == "final" and "top1" in row for row in found)
+    np.savez(tmp_path / "scratch-0-1%-0", labels=np.zeros(100, int), predictions=np.ones(100, int))
+    another_run, lost = difference("test")
+    assert another_run.half_width is None and lost == ["scratch/0/1%/0"]
 
 
 def test_recipes_can_be_compared_by_balanced_accuracy(experiment, found, tmp_path):
@@ -141,6 +154,7 @@ def test_recipes_can_be_compared_by_balanced_accuracy(experiment, found, tmp_pat
     labels = np.repeat([0, 1], [300, 100])
     right = {"scratch": labels == 0, "selfie": np.arange(400) % 4 < 3}
     kept = [row for row in found if row["recipe"] in right and row["kind"] == "final"]
+    kept = [{**row, "split": "test"} for row in kept]
     for row in kept:
         correct = right[row["recipe"]]
         row["top1"] = np.mean(correct)
@@ -273,6 +287,14 @@ def test_a_summary_is_tables_and_figures(experiment, found, tmp_path, metric):
         text = (tmp_path / "out" / f"{figure}.svg").read_text()
         assert "<svg" in text and "accuracy" in text
         assert ("<!-- balanced accuracy" in text) == (metric == "balanced_accuracy")
+
+
+def test_a_summary_says_which_predictions_are_missing(experiment, found, tmp_path):
+    rows.write_table(tmp_path / "a.csv", [{**row, "split": "test"} for row in found])
+    text = write_summary(experiment, [str(tmp_path / "a.csv")], "", str(tmp_path / "out"))
+    others = sum(row["kind"] == "final" and "top1" in row for row in found) - 1
+    assert f"that scratch/0/1%/0 and {others} others are in have no interval" in text
+    assert "| 1% | plus | 40.5 ± 0.7 | 2 | 4 (1 diverged) | selfie | +4.5 | 0.500 |" in text
 
 
 def test_a_task_of_some_recipes_is_not_among_the_fractions_of_labels(
