@@ -5,10 +5,12 @@ Importing this does not import TensorFlow.
 
 import copy
 import dataclasses
+import hashlib
 import itertools
+import json
 import re
 
-from selfie_tf.config import FinetuneConfig, PretrainConfig, assign
+from selfie_tf.config import FinetuneConfig, PretrainConfig, assign, flatten
 from selfie_tf.errors import UserError
 
 SCRATCH = "scratch"
@@ -276,6 +278,18 @@ class Experiment:
             assign(config, key, value)
         config.set_explicit(())  # so that the network may come along from the pretrained run
         return config
+
+    def fingerprint(self, cell: Cell) -> str:
+        """Tells the configs of a cell apart: 12 hexadecimal digits of what is not as by default.
+
+        So a row of an older version stays valid when a key is added. What the tuning chooses for a
+        "final" cell is not in it.
+        """
+        config = self.config(cell)
+        usual = flatten(type(config)())
+        values = {key: value for key, value in flatten(config).items() if value != usual[key]}
+        text = json.dumps([type(config).__name__, values], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def setting_name(setting: tuple) -> str:

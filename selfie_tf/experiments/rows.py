@@ -19,12 +19,14 @@ _FIRST = (
     "seed",
     "setting",
     "network",
+    "config",
     "status",
     "split",
     "top1",
 )
 _INTS = ("pretraining", "seed", "steps", "labelled_images", "trained_on", "test_images")
-_TEXTS = ("cell", "kind", "recipe", "task", "setting", "network", "status", "split", "machine")
+_TEXTS = ("cell", "kind", "recipe", "task", "setting", "network", "config", "status", "split")
+_TEXTS += ("machine",)
 
 
 def key(row: dict) -> tuple:

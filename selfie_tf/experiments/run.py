@@ -61,8 +61,19 @@ class ExperimentRunner:
         self._mine = [cell for cell in self._cells if cell.unit in mine]
 
     def todo(self) -> list:
-        """Lists the `Cell`s of the shard that have no row yet, in the order of running them."""
+        """Lists the `Cell`s of the shard that have no row yet, in the order of running them.
+
+        Raises:
+          UserError: If a cell has a row of another config. Rows of earlier versions do not say.
+        """
         rows_before = {row["cell"]: row for row in self._rows()} if self._workdir else {}
+        for cell in self._cells:
+            before = rows_before.get(cell.name, {}).get("config", "")
+            if before and before != self._experiment.fingerprint(cell):
+                raise UserError(
+                    f"{cell.name}: the plan's config is not the one that its row in {rows.TABLE} "
+                    "is of; give another --workdir, or remove its line and its folder in cells"
+                )
         return _in_order([cell for cell in self._mine if not self._is_done(cell, rows_before)])
 
     def run(self, strategy) -> None:
@@ -174,6 +185,7 @@ class ExperimentRunner:
             "task": cell.task,
             "seed": cell.seed,
             "network": self._network(cell),
+            "config": self._experiment.fingerprint(cell),
             "status": "finished",
             "machine": _machine(),
             **row,

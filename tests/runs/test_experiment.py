@@ -262,6 +262,25 @@ def test_what_needs_a_network_that_diverged_diverges_with_it(asked, tmp_path, mo
     assert "0 to do" in run(tmp_path)
 
 
+def test_a_plan_that_was_changed_does_not_keep_its_rows(asked, tmp_path):
+    run(tmp_path / "run")
+    before = table(tmp_path / "run")
+    with open(MINIATURE) as file:
+        text = file.read()
+    changed = tmp_path / "changed.py"
+    changed.write_text(text.replace('"data.pad_mode": "reflect"', '"data.pad_mode": "mean"'))
+    flags = (f"--config={changed}", f"--workdir={tmp_path / 'run'}")
+    out = fails("experiment", *flags)
+    assert "scratch/0/tune/2%/optimizer.learning_rate=0.01/0: the plan's config is not the" in out
+    assert table(tmp_path / "run") == before
+    assert "0 to do" in run(tmp_path / "run")
+    # Rows of earlier versions do not say.
+    found = [{**row, "config": ""} for row in rows.read_table(tmp_path / "run" / "results.csv")]
+    (tmp_path / "old").mkdir()
+    rows.write_table(tmp_path / "old" / "results.csv", found)
+    assert "0 to do" in succeeds("experiment", flags[0], f"--workdir={tmp_path / 'old'}")
+
+
 def test_a_plan_with_its_cost():
     lines = succeeds("experiment", f"--config={MINIATURE}", "--dry_run").splitlines()
     words = [line.split() for line in lines]

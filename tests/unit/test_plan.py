@@ -6,9 +6,10 @@ import os
 import pytest
 
 from selfie_tf.cli import config_files
-from selfie_tf.config import FinetuneConfig, SelfieConfig
+from selfie_tf.config import FinetuneConfig, SelfieConfig, flatten
 from selfie_tf.config.files import get
 from selfie_tf.errors import UserError
+from selfie_tf.experiments import plan as plans
 from selfie_tf.experiments.plan import Experiment, Recipe, Task, Tuning, setting_name
 from selfie_tf.training.cost import gflop_per_image
 
@@ -251,6 +252,20 @@ def test_files_that_are_no_experiments(value, expected):
     with pytest.raises(UserError) as error:
         config_files.load_experiment(value)
     assert expected in str(error.value)
+
+
+def test_a_fingerprint_is_that_of_the_config(miniature, monkeypatch):
+    cells = {cell.name: cell for cell in miniature.cells()}
+    first = {name: miniature.fingerprint(cell) for name, cell in cells.items()}
+    assert first["selfie/0/pretrain"] != first["selfie/1/pretrain"]  # another seed
+    assert first["scratch/0/2%/0"] != first["selfie/0/2%/0"]  # pad_mode
+    assert first["scratch/0/2%/0"] == first["scratch/0/few/0"]
+    # A later version's key, where nobody sets it.
+    monkeypatch.setattr(plans, "flatten", lambda config: flatten(config) | {"train.later": 0})
+    assert {name: miniature.fingerprint(cell) for name, cell in cells.items()} == first
+    miniature.tasks["2%"].config.train.steps += 1
+    changed = {name for name, cell in cells.items() if miniature.fingerprint(cell) != first[name]}
+    assert changed == {name for name, cell in cells.items() if cell.task}
 
 
 def test_the_named_recipe_is_the_one_that_was_measured():
