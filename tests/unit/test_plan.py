@@ -269,8 +269,9 @@ def test_a_fingerprint_is_that_of_the_config(miniature, monkeypatch):
 
 
 def test_the_named_recipe_is_the_one_that_was_measured():
-    trials = config_files.load_experiment("experiments/cifar10_trials")
-    assert trials.recipes["instance-view16"].pretrain == get("selfie_plus_cifar10")
+    plan = config_files.load_experiment("experiments/cifar10")
+    assert plan.recipes["instance-view16"].pretrain == get("selfie_plus_cifar10")
+    assert plan.tasks["1%"].config == get("finetune_plus_cifar10")
 
 
 def test_random_weights_get_as_many_operations_as_pretraining_and_finetuning():
