@@ -32,6 +32,11 @@ def test_its_numbers_are_those_of_the_results():
     assert len(numbers) >= 8 and all(number in RESULTS for number in numbers)
 
 
+def test_its_table_is_the_short_one_of_the_results():
+    lines = re.findall(r"^(\| .*\d labels .*?) ?\|$", README, re.M)
+    assert len(lines) == 3 and all(f"\n{line} | " in RESULTS for line in lines)
+
+
 def test_picture_and_text_tell_the_same_number():
     """The picture counts its own images, so the text gives that number, too."""
     for text in (README, RESULTS):
