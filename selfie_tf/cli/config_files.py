@@ -96,22 +96,22 @@ def load_experiment(value: str) -> Experiment:
         known = ", ".join(f"experiments/{name}" for name in known_experiments())
         raise UserError(f"--config={value}: no such file, nor an experiment; there are {known}")
     try:
-        experiment = runpy.run_path(path)["get_config"]()
-    except UserError as error:
-        raise UserError(f"--config={value}: {error}") from error
-    except Exception as error:
-        raise UserError(
-            f"--config={value}: {type(error).__name__}: {first_line(error)}; --debug shows where"
-        ) from error
-    if not isinstance(experiment, Experiment):
-        raise UserError(
-            f"--config={value}: its get_config() returns {type(experiment).__name__}; expected an "
-            "Experiment, as in configs/experiments"
-        )
-    try:
+        namespace = runpy.run_path(path)
+        if "get_config" not in namespace:
+            raise UserError("it defines no get_config()")
+        experiment = namespace["get_config"]()
+        if not isinstance(experiment, Experiment):
+            raise UserError(
+                f"its get_config() returns {type(experiment).__name__}; expected an Experiment, as "
+                "in configs/experiments"
+            )
         experiment.validate()
     except UserError as error:
         raise UserError(f"--config={value}: {error}") from error
+    except Exception as error:  # the file's own, or a value of a wrong type
+        raise UserError(
+            f"--config={value}: {type(error).__name__}: {first_line(error)}; --debug shows where"
+        ) from error
     return experiment
 
 

@@ -15,6 +15,9 @@ from selfie_tf.errors import UserError
 
 SCRATCH = "scratch"
 METRICS = ("top1", "balanced_accuracy")
+# Of the folders `cells` has below a recipe; and what pairs the runs of all recipes.
+_FOLDERS = ("pretrain", "probe", "tune")
+_PAIRED = ("train.seed", "data.subset_seed", "data.validation_fraction", "data.label_fraction")
 
 
 @dataclasses.dataclass
@@ -78,6 +81,25 @@ class Tuning:
         """All combinations: tuples of (key, value), in the order of the grid."""
         pairs = [[(key, value) for value in values] for key, values in self.grid.items()]
         return list(itertools.product(*pairs))
+
+    def validate(self) -> None:
+        """Checks the values.
+
+        Raises:
+          UserError: Naming one that cannot work.
+        """
+        if not self.settings():
+            raise UserError("tuning: its grid has a key without values")
+        if self.draws < 1:
+            raise UserError(f"tuning: draws={self.draws}, expected at least 1")
+        if not 0 < self.validation_fraction < 1:
+            raise UserError(
+                f"tuning: validation_fraction={self.validation_fraction}, expected one between 0 "
+                "and 1, so that no setting is chosen by test images"
+            )
+        for key in _PAIRED:
+            if key in self.grid:
+                raise UserError(f"tuning: {key} is the plan's, and equal for all recipes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,20 +168,25 @@ class Experiment:
           UserError: Naming the first that cannot work.
         """
         for kind, names in (("recipe", self.recipes), ("task", self.tasks)):
+            if not names:
+                raise UserError(f"an experiment needs at least one {kind}")
             for name in names:
-                if not re.fullmatch(r"[\w.%+-]+", name):
+                if not re.fullmatch(r"[\w.%+-]+", name) or not name.strip("."):
                     raise UserError(
                         f"{kind} {name!r}: a name is made of letters, digits and _ . % + -"
                     )
-        earlier = {}
-        for name, recipe in self.recipes.items():
-            other = recipe.pretrain
-            if isinstance(other, str) and not isinstance(earlier.get(other), PretrainConfig):
-                raise UserError(
-                    f"recipe {name!r}: pretrain={other!r} is no earlier recipe that pretrains"
-                )
-            earlier[name] = other
+                if name in _FOLDERS:
+                    raise UserError(f"{kind} {name!r}: the plan has folders of this name")
+        self._validate_recipes()
         for name, task in self.tasks.items():
+            if not isinstance(task.config, FinetuneConfig):
+                raise UserError(
+                    f"task {name!r}: expected a FinetuneConfig, not {task.config!r:.40}"
+                )
+            if isinstance(task.recipes, str):
+                raise UserError(
+                    f"task {name!r}: recipes={task.recipes!r}, expected a tuple of names"
+                )
             unknown = [recipe for recipe in task.recipes if recipe not in self.recipes]
             if unknown:
                 raise UserError(f"task {name!r}: there is no recipe {unknown[0]!r}")
@@ -173,6 +200,17 @@ class Experiment:
                 )
         if len({task.metric for task in self.tasks.values()}) > 1:
             raise UserError("tasks: all need the same metric, since they share a table")
+        for comparison in self.primary:
+            if isinstance(comparison, str) or len(comparison) != 3 or len({*comparison[:2]}) < 2:
+                raise UserError(
+                    f"primary: {comparison!r}, expected (recipe, baseline, task); primary is a "
+                    "tuple of such tuples"
+                )
+        for names, score in self.published.items():
+            if not isinstance(score, tuple) or len(score) != 2:
+                raise UserError(
+                    f"published: {names!r} has {score!r}, expected (accuracy, deviation or None)"
+                )
         named = [*((a, task) for a, _, task in self.primary), *self.published]
         named += [(baseline, task) for _, baseline, task in self.primary]
         for recipe, task in named:
@@ -180,13 +218,36 @@ class Experiment:
                 raise UserError(
                     f"primary or published: there is no recipe {recipe!r} on a task {task!r}"
                 )
-        if self.tuning is not None and not self.tuning.settings():
-            raise UserError("tuning: its grid has a key without values")
+        if not all(count > 0 for count in self.probe_images):
+            raise UserError(f"probe_images={self.probe_images}: expected numbers from 1")
+        if self.tuning is not None:
+            self.tuning.validate()
         for cell in self.cells():
             try:
                 self.config(cell).validate()
             except UserError as error:
                 raise UserError(f"{cell.name}: {error}") from error
+
+    def _validate_recipes(self):
+        earlier = {}
+        for name, recipe in self.recipes.items():
+            other = recipe.pretrain
+            if isinstance(other, str):
+                if not isinstance(earlier.get(other), PretrainConfig):
+                    raise UserError(
+                        f"recipe {name!r}: pretrain={other!r} is no earlier recipe that pretrains"
+                    )
+            elif other is not None and not isinstance(other, PretrainConfig):
+                raise UserError(
+                    f"recipe {name!r}: pretrain is a {type(other).__name__}, expected a config of "
+                    "pretraining, an earlier recipe's name, or None"
+                )
+            for key in _PAIRED:
+                if key in recipe.finetune:
+                    raise UserError(
+                        f"recipe {name!r}: {key} is the plan's, and equal for all recipes"
+                    )
+            earlier[name] = other
 
     def takes(self, recipe: str, task: str) -> bool:
         """Whether a recipe is finetuned on a task."""

@@ -144,6 +144,26 @@ def test_each_pretraining_has_its_seed_and_the_plan_is_not_changed(miniature):
         ),
         ({"tuning": Tuning({"train.steps": (0,)})}, "a/0/tune/5%/train.steps=0/0: train.steps=0"),
         ({"recipes": {"a": Recipe(finetune={"model.widht": 1})}}, "unknown config key model.widht"),
+        ({"recipes": {}}, "needs at least one recipe"),
+        ({"recipes": {"..": Recipe()}}, "recipe '..': a name is made of letters"),
+        ({"tasks": {"tune": Task(FinetuneConfig())}}, "task 'tune': the plan has folders of this"),
+        ({"recipes": {"a": Recipe(FinetuneConfig())}}, "recipe 'a': pretrain is a FinetuneConfig"),
+        (
+            {"tasks": {"5%": Task(SelfieConfig())}},
+            "task '5%': expected a FinetuneConfig, not Selfie",
+        ),
+        ({"tasks": {"5%": Task(FinetuneConfig(), recipes="a")}}, "recipes='a', expected a tuple"),
+        ({"recipes": {"a": Recipe(finetune={"train.seed": 7})}}, "train.seed is the plan's"),
+        ({"tuning": Tuning({"data.label_fraction": (0.1,)})}, "data.label_fraction is the plan's"),
+        ({"tuning": Tuning({"train.steps": (9,)}, draws=0)}, "draws=0, expected at least 1"),
+        (
+            {"tuning": Tuning({"train.steps": (9,)}, validation_fraction=0.0)},
+            "no setting is chosen by test images",
+        ),
+        ({"primary": ("a", "b", "5%")}, "primary: 'a', expected (recipe, baseline, task)"),
+        ({"primary": (("a", "a", "5%"),)}, "primary: ('a', 'a', '5%'), expected (recipe, baseline"),
+        ({"published": {("a", "5%"): 50.0}}, "('a', '5%') has 50.0, expected (accuracy"),
+        ({"probe_images": (0,)}, "probe_images=(0,): expected numbers from 1"),
     ],
 )
 def test_plans_that_cannot_work(change, expected):
@@ -151,6 +171,14 @@ def test_plans_that_cannot_work(change, expected):
     with pytest.raises(UserError) as error:
         Experiment(**plan).validate()
     assert expected in str(error.value)
+
+
+def test_values_of_wrong_types_in_a_file(tmp_path):
+    path = tmp_path / "plan.py"
+    with open(MINIATURE) as file:
+        path.write_text(file.read().replace("pretrainings=2", "pretrainings=1.5"))
+    with pytest.raises(UserError, match="plan.py: TypeError: 'float' object is not iterable; --d"):
+        config_files.load_experiment(str(path))
 
 
 def test_a_pretraining_config_that_cannot_work():
@@ -245,7 +273,7 @@ def test_experiments_say_their_command_and_result(name):
     [
         ("experiments/quickstrat", "no such file, nor an experiment; there are experiments/"),
         (os.path.join(ROOT, "configs", "quickstart.py"), "returns SelfieConfig; expected an Exp"),
-        (__file__, "KeyError: 'get_config'"),
+        (__file__, "it defines no get_config()"),
     ],
 )
 def test_files_that_are_no_experiments(value, expected):
