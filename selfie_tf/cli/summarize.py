@@ -51,10 +51,14 @@ def run(arguments: Arguments) -> None:
     if not output:
         raise UserError("--output is missing: give a folder for the tables and figures")
     experiment = config_files.load_experiment(values.config)
+    import tensorflow as tf
+
     from selfie_tf.experiments.report import write_summary
     from selfie_tf.experiments.rows import TABLE
 
     predictions = os.path.expanduser(values.predictions)
+    if predictions and not tf.io.gfile.isdir(predictions):
+        raise UserError(f"--predictions={values.predictions}: no such folder")
     cells = ""
     if workdir:
         tables.append(os.path.join(workdir, TABLE))

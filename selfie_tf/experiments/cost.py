@@ -7,8 +7,9 @@ from selfie_tf.benchmarks.speed import step_seconds
 from selfie_tf.experiments.plan import Experiment
 from selfie_tf.training.cost import gflop_per_image
 
-# Of the measurement.
-_BATCH_SIZE = 32
+# Of the measurement. Large networks take a smaller batch: it has to fit into the memory.
+_BATCH_SIZE, _SMALL_BATCH_SIZE = 32, 2
+_LARGE = 100.0  # GFLOP per image
 _SECONDS = 2.0
 
 
@@ -60,6 +61,7 @@ def _speed(config, known):
     about += (config.train.precision, config.patches.size, gflop_per_image(config))
     key = str((about, network))
     if key not in known:
-        known[key] = _BATCH_SIZE / step_seconds(config, _BATCH_SIZE, _SECONDS)
+        batch_size = _BATCH_SIZE if gflop_per_image(config) < _LARGE else _SMALL_BATCH_SIZE
+        known[key] = batch_size / step_seconds(config, batch_size, _SECONDS)
         keras.backend.clear_session()
     return known[key]

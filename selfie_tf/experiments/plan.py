@@ -15,8 +15,9 @@ from selfie_tf.errors import UserError
 
 SCRATCH = "scratch"
 METRICS = ("top1", "balanced_accuracy")
+KINDS = ("pretrain", "probe", "tune", "final")  # of cells
 # Of the folders `cells` has below a recipe; and what pairs the runs of all recipes.
-_FOLDERS = ("pretrain", "probe", "tune")
+_FOLDERS = KINDS[:3]
 _PAIRED = ("train.seed", "data.subset_seed", "data.validation_fraction", "data.label_fraction")
 
 
@@ -108,7 +109,7 @@ class Cell:
 
     Attributes:
       name: Unique in the plan, a relative path.
-      kind: "pretrain", "probe", "tune" or "final".
+      kind: One of `KINDS`.
       recipe, task: Names; `task` is empty for "pretrain" and "probe".
       pretraining: Number of the pretraining, and its seed.
       network: Name of the "pretrain" cell whose network it takes; "" for random weights.

@@ -7,6 +7,7 @@ import os
 import tensorflow as tf
 
 from selfie_tf.errors import UserError
+from selfie_tf.experiments.plan import KINDS, METRICS
 from selfie_tf.storage.files import write_atomically
 
 TABLE = "results.csv"
@@ -34,6 +35,30 @@ def key(row: dict) -> tuple:
     return row["cell"], row["network"]
 
 
+def check(row: dict, where: str) -> dict:
+    """Returns a row, if it can be one.
+
+    Args:
+      row: What was read; empty values count as missing.
+      where: For the message.
+
+    Raises:
+      UserError: If something that every row of its kind has is missing or impossible.
+    """
+    needed = ["cell", "kind", "recipe", "pretraining", "status"]
+    needed += ["task", "seed"] if row.get("kind") in ("tune", "final") else []
+    wrong = [f"no {name}" for name in needed if row.get(name, "") == ""]
+    for name, values in (("kind", KINDS), ("status", ("finished", "diverged"))):
+        wrong += [f"{name}={row[name]}"] if row.get(name, values[0]) not in values else []
+    for name in METRICS:
+        value = row.get(name) or 0.0
+        if not isinstance(value, int | float) or not 0 <= value <= 1:
+            wrong.append(f"{name}={value}")
+    if wrong:
+        raise UserError(f"{where}: not a row of results ({wrong[0]}); remove it")
+    return row
+
+
 def metric_of(row: dict, metric: str) -> float:
     """What a finished row says of a metric.
 
@@ -41,7 +66,10 @@ def metric_of(row: dict, metric: str) -> float:
       UserError: If it says nothing, as rows of an older version may.
     """
     if metric not in row:
-        raise UserError(f"{row['cell']}: its row has no {metric}; run it again")
+        raise UserError(
+            f"{row['cell']}: its row has no {metric}; remove it from {TABLE}, and its folder in "
+            "cells, and run it again"
+        )
     return row[metric]
 
 
@@ -66,12 +94,17 @@ def read_table(path: str) -> list:
         raise UserError(f"{path} cannot be read ({error})") from error
     rows = []
     for number, values in enumerate(table, 2):
+        where = f"{path}, line {number}"
+        if None in values or None in values.values() or "network" not in values:
+            raise UserError(
+                f"{where}: not a row of results (another number of fields, or no network); remove "
+                "it"
+            )
         try:
             values = {name: _parse(name, value) for name, value in values.items() if value}
-            rows.append({"network": "", **values})
-            key(rows[-1])
-        except (KeyError, ValueError, AttributeError) as error:
-            raise UserError(f"{path}, line {number}: not a row of results ({error!r})") from error
+        except ValueError as error:
+            raise UserError(f"{where}: not a row of results ({error}); remove it") from error
+        rows.append({"network": "", **check(values, where)})
     return rows
 
 
@@ -97,15 +130,26 @@ def read_tables(paths: list) -> list:
     """Reads and joins several tables.
 
     Raises:
-      UserError: If one is missing, or there is no row in any.
+      UserError: If one is missing, or there is no row in any, or two rows contradict each other.
     """
+    rows = {}
     for path in paths:
         if not tf.io.gfile.exists(path):
-            raise UserError(f"{path}: no such file; give the {TABLE} of an experiment")
-    rows = merge(*map(read_table, paths))
+            raise UserError(
+                f"{path}: no such file; give the {TABLE} of an experiment, which writes it anew "
+                "when it is run again"
+            )
+        for row in read_table(path):
+            before = rows.setdefault(key(row), row)
+            for name in ("status", "split", *METRICS):
+                if row.get(name) != before.get(name):
+                    raise UserError(
+                        f"{path}: {row['cell']} has {name}={row.get(name)}, and before it had "
+                        f"{name}={before.get(name)}; leave one of the two out"
+                    )
     if not rows:
         raise UserError(f"{', '.join(map(os.fspath, paths))}: no finished cell in it yet")
-    return rows
+    return list(rows.values())
 
 
 def _parse(name, value):

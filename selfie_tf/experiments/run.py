@@ -116,6 +116,11 @@ class ExperimentRunner:
         pretrained = read_json(self._path(cell.network), "row.json") if cell.network else None
         if cell.kind != "pretrain" and pretrained and pretrained["status"] == "diverged":
             return {"status": "diverged", "setting": setting_name(cell.setting or setting)}
+        if cell.kind != "pretrain" and cell.network and not self._network(cell):
+            raise UserError(
+                f"{self._path(cell.network)}: its checkpoints are gone; remove this folder, and "
+                "the network is made again"
+            )
         folder, config = self._folder(cell), self._experiment.config(cell, setting)
         network = self._path(cell.network)
         arguments = {"strategy": strategy, **self._data}
@@ -203,11 +208,11 @@ class ExperimentRunner:
 
     def _rows(self):
         """All rows that there are, of all shards and earlier machines."""
-        found = [
-            row
-            for cell in self._cells
-            if (row := read_json(self._folder(cell), "row.json")) is not None
-        ]
+        found = []
+        for cell in self._cells:
+            row = read_json(self._folder(cell), "row.json")
+            if row is not None:
+                found.append(rows.check(row, os.path.join(self._folder(cell), "row.json")))
         return rows.merge(rows.read_table(os.path.join(self._workdir, rows.TABLE)), found)
 
     def _is_done(self, cell, rows_before):

@@ -4,11 +4,13 @@ import csv
 import dataclasses
 import io
 import os
+import zipfile
 
 import numpy as np
 import tensorflow as tf
 
 from selfie_tf.config import PretrainConfig
+from selfie_tf.errors import UserError, first_line
 from selfie_tf.experiments.plan import Experiment
 from selfie_tf.experiments.rows import metric_of
 from selfie_tf.experiments.statistics import (
@@ -78,7 +80,8 @@ def scores_of(
       metric: See `plan.Task`.
 
     Raises:
-      UserError: If a row lacks the metric, as those of older versions may.
+      UserError: If a row lacks the metric, as those of older versions may, or predictions cannot be
+        read.
     """
     return [
         Score(
@@ -309,10 +312,21 @@ def _images(folder, row, metric):
     path = os.path.join(folder, f"{row['cell'].replace('/', '-')}.npz")
     if not folder or not tf.io.gfile.exists(path):
         return None, None, True
-    kept = read_arrays(path)
-    labels, correct = kept["labels"], (kept["labels"] == kept["predictions"]).astype(float)
+    try:
+        kept = read_arrays(path)
+        labels, correct = kept["labels"], (kept["labels"] == kept["predictions"]).astype(float)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        zipfile.BadZipFile,
+        tf.errors.OpError,
+    ) as error:
+        raise UserError(f"{path} cannot be read ({first_line(error)}); remove it") from error
     # Another machine, with another network, has a file of the same name.
-    if abs(correct.mean() - metric_of(row, "top1")) * len(labels) > 0.5:
+    images, top1 = row.get("test_images", len(labels)), metric_of(row, "top1")
+    if images != len(labels) or abs(correct.mean() - top1) * images > 0.5:
         return None, None, True
     if metric != "balanced_accuracy":
         return correct, None, False

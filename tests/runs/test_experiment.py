@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from selfie_tf.storage.checkpoints import Checkpointer
 
 from helpers import MINIATURE, Killed, fails, result_of, succeeds
 
+HEADER = "cell,kind,recipe,pretraining,task,seed,network,status,top1\n"
 SETTINGS = ["optimizer.learning_rate=0.01", "optimizer.learning_rate=0.05"]
 
 
@@ -318,12 +320,46 @@ def test_mistakes(flags, expected):
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("cell,top1\n,0.5\n", "line 2: not a row of results"),
-        ("name,top1\na,0.5\n", "line 2: not a row of results"),
-        ("cell,seed\na,0\nb,one\n", "line 3: not a row of results"),
+        (HEADER + ",final,a,0,1%,0,,finished,0.5\n", "no cell"),
+        (HEADER.replace("kind", "sort") + "a,final,a,0,1%,0,,finished,0.5\n", "no kind"),
+        (HEADER.replace("network", "net") + "a,final,a,0,1%,0,,finished,0.5\n", "or no network"),
+        (HEADER + "a,final,a,0,1%,one,,finished,0.5\n", "invalid literal for int"),
+        (HEADER + "a,final,a,0,,0,,finished,0.5\n", "no task"),
+        (HEADER + "a,final,a,0,1%,0,,finnished,0.5\n", "status=finnished"),
+        (HEADER + "a,final,a,0,1%,0,,finished,nan\n", "top1=nan"),
+        (HEADER + "a,final,a,0,1%,0,,finished,10.8\n", "top1=10.8"),
+        (HEADER + "a,final,a,0,1%,0,,finished,half\n", "top1=half"),
+        (HEADER + "a,final,a,0,1%,0,,finished,0.5,0.5\n", "another number of fields"),
+        (HEADER + "a,final,a,0,1%\n", "another number of fields"),  # cut off
     ],
 )
-def test_a_file_that_is_no_table(text, expected, tmp_path):
+@pytest.mark.parametrize("command", ["experiment", "summarize"])
+def test_a_file_that_is_no_table(command, text, expected, tmp_path):
     (tmp_path / "results.csv").write_text(text)
+    line = fails(command, f"--config={MINIATURE}", f"--workdir={tmp_path}")
+    assert "results.csv, line 2: not a row of results (" in line and expected in line
+    assert line.rstrip().endswith("; remove it")
+    assert (tmp_path / "results.csv").read_text() == text
+
+
+def test_a_network_whose_checkpoints_are_gone(asked, tmp_path):
+    run(tmp_path)
+    folder, cells = tmp_path / "cells" / "selfie" / "1", tmp_path / "results.csv"
+    shutil.rmtree(folder / "pretrain" / "checkpoints")
+    (folder / "2%" / "1" / "row.json").unlink()
+    cells.write_text("".join(x for x in cells.open() if not x.startswith("selfie/1/2%/1,")))
     line = fails("experiment", f"--config={MINIATURE}", f"--workdir={tmp_path}")
-    assert f"results.csv, {expected}" in line
+    assert f"{folder / 'pretrain'}: its checkpoints are gone; remove this folder" in line
+    shutil.rmtree(folder / "pretrain")
+    assert "2 to do" in run(tmp_path)
+    assert set(table(tmp_path)) == {c.name for c in config_files.load_experiment(MINIATURE).cells()}
+
+
+def test_a_damaged_row_does_not_replace_a_good_one(asked, tmp_path):
+    run(tmp_path)
+    before = table(tmp_path)
+    path = tmp_path / "cells" / "scratch" / "0" / "2%" / "0" / "row.json"
+    path.write_text('{"cell": "scratch/0/2%/0", "network": ""}')
+    line = fails("experiment", f"--config={MINIATURE}", f"--workdir={tmp_path}")
+    assert f"{path}: not a row of results (no kind); remove it" in line
+    assert table(tmp_path) == before

@@ -46,3 +46,14 @@ def test_the_table_of_costs_is_that_of_the_dry_runs(monkeypatch):
         found = [float(number.replace(",", "")) for number in total.split()[2:4]]
         assert abs(found[0] / 1e9 - float(images)) <= 0.5 * 0.1 ** len(images.partition(".")[2])
         assert abs(found[1] / 1e9 - float(operations)) <= 0.5
+
+
+def test_a_large_network_is_timed_on_fewer_images(monkeypatch):
+    """A step of PatchFormer on 32 photographs takes more memory than a small machine has."""
+    timed = []
+    monkeypatch.setattr(cost, "step_seconds", lambda config, size, _: timed.append(size) or 2.0)
+    experiment = load_experiment("experiments/patchformer_imagenet")
+    (cell,) = [cell for cell in experiment.cells() if cell.kind == "pretrain"]
+    images = 128 * 300_000
+    *_, total = cost.describe(experiment, [cell]).splitlines()
+    assert timed == [2] and float(total.split()[-1].replace(",", "")) == round(images / 3600, 1)

@@ -147,6 +147,9 @@ def test_test_images_widen_the_interval(experiment, found, tmp_path):
     np.savez(tmp_path / "scratch-0-1%-0", labels=np.zeros(100, int), predictions=np.ones(100, int))
     another_run, lost = difference("test")
     assert another_run.half_width is None and lost == ["scratch/0/1%/0"]
+    (tmp_path / "scratch-0-1%-0.npz").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"scratch-0-1%-0.npz cannot be read \(.*\); remove it"):
+        difference("test")
 
 
 def test_recipes_can_be_compared_by_balanced_accuracy(experiment, found, tmp_path):
@@ -256,7 +259,7 @@ def test_curves_are_in_the_order_of_the_plan_and_their_baseline_is_its_first(
     write_summary(experiment, paths, "", output, str(tmp_path / "cells"))
     labels = {tuple(dict.fromkeys(label for label, *_ in runs)) for runs, *_ in drawn}
     assert labels == {("scratch", "selfie", "plus"), ("scratch", "selfie")}
-    assert {rest[-1] for rest in drawn} == {"scratch"}
+    assert all(rest[-1] == ["scratch", "selfie", "plus"] for rest in drawn)
 
 
 def test_rows_survive_the_table(found, tmp_path):
@@ -264,6 +267,20 @@ def test_rows_survive_the_table(found, tmp_path):
     rows.write_table(path, found)
     assert rows.read_table(path) == found
     assert rows.merge(found[:3], found) == found
+
+
+def test_tables_that_contradict_each_other(found, tmp_path):
+    rows.write_table(tmp_path / "a.csv", found[:3])
+    rows.write_table(tmp_path / "b.csv", [found[2], {**found[0], "top1": 0.9}])
+    paths = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    message = r"b.csv: scratch/0/1%/0 has top1=0.9, and before it had top1=0.3; leave one"
+    with pytest.raises(UserError, match=message):
+        rows.read_tables(paths)
+    rows.write_table(tmp_path / "b.csv", found[2:5])
+    assert rows.read_tables(paths) == found[:5]
+    rows.write_table(tmp_path / "b.csv", [*found[2:5], {**found[2], "status": "diverged"}])
+    with pytest.raises(UserError, match="has status=diverged, and before it had status=finished"):
+        rows.read_tables(paths)
 
 
 @pytest.mark.parametrize("metric", ["top1", "balanced_accuracy"])
@@ -302,7 +319,7 @@ def test_a_task_of_some_recipes_is_not_among_the_fractions_of_labels(
 ):
     """Such as random weights that are trained for longer, on as many labels."""
     drawn = []
-    monkeypatch.setattr(figures, "draw_label_fractions", lambda _, gains, kind: drawn.append(gains))
+    monkeypatch.setattr(figures, "draw_label_fractions", lambda _, gains, *__: drawn.append(gains))
     experiment.tasks["1%-long"] = Task(FinetuneConfig(), 3, 2, ("scratch",))
     longer = [
         {**row, "task": "1%-long", "cell": f"{row['cell']}-long"}
@@ -328,4 +345,6 @@ def test_the_command(tmp_path):
     assert "no such file" in fails("summarize", f"--workdir={tmp_path / 'none'}")
     assert "give the experiment's --workdir" in fails("summarize")
     table = f"--results={tmp_path / 'results.csv'}"
+    nowhere = f"--predictions={tmp_path / 'none'}"
+    assert "none: no such folder" in fails("summarize", table, nowhere, f"--output={tmp_path}")
     assert "--output is missing" in fails("summarize", table)
