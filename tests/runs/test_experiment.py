@@ -347,7 +347,8 @@ def test_a_network_whose_checkpoints_are_gone(asked, tmp_path):
     folder, cells = tmp_path / "cells" / "selfie" / "1", tmp_path / "results.csv"
     shutil.rmtree(folder / "pretrain" / "checkpoints")
     (folder / "2%" / "1" / "row.json").unlink()
-    cells.write_text("".join(x for x in cells.open() if not x.startswith("selfie/1/2%/1,")))
+    lines = cells.read_text().splitlines(keepends=True)
+    cells.write_text("".join(line for line in lines if not line.startswith("selfie/1/2%/1,")))
     line = fails("experiment", f"--config={MINIATURE}", f"--workdir={tmp_path}")
     assert f"{folder / 'pretrain'}: its checkpoints are gone; remove this folder" in line
     shutil.rmtree(folder / "pretrain")
