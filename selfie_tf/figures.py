@@ -9,21 +9,24 @@ _DPI = 130
 WHITE, RED, HIDDEN = (255, 255, 255), (230, 30, 30), (128, 128, 128)
 _ACCURACY = {"top1": "accuracy", "balanced_accuracy": "balanced accuracy"}
 
+_BASELINE_COLOR = "0.45"
 # Colours that differ in lightness too, for grey prints, with a marker and a dash each. The three
 # numbers have no common divisor, so that dozens of recipes look different.
-_COLORS = ("0.45", "#08306b", "#ffa04d", "#5ab46a", "#5e3c99", "#a50f15")
+_COLORS = ("#08306b", "#ffa04d", "#5ab46a", "#5e3c99", "#a50f15", "#c4459a")
 _MARKERS = ("s", "o", "^", "D", "v", "P", "*")
 _DASHES = ("--", "-", "-.", ":", (0, (5, 1, 1, 1)))
 
 
-def _styles(first):
-    """Looks for `axis.plot`, without end; number 0 is for a baseline."""
-    for i in itertools.count(first):
-        yield {
-            "color": _COLORS[i % len(_COLORS)],
+def _looks(recipes):
+    """{recipe: arguments of `axis.plot`} by position; only the first, the baseline, is grey."""
+    return {
+        recipe: {
+            "color": _COLORS[(i - 1) % len(_COLORS)] if i else _BASELINE_COLOR,
             "marker": _MARKERS[i % len(_MARKERS)],
             "linestyle": _DASHES[i % len(_DASHES)],
         }
+        for i, recipe in enumerate(recipes)
+    }
 
 
 def arrange(batch: dict, choices: np.ndarray | None, grid: int, border: bool = True) -> np.ndarray:
@@ -246,9 +249,7 @@ def draw_curves(
     marker = "o" if len(points) == 1 else None  # one point makes no line
     for axis, key in zip(axes, names):
         axis.plot(steps, [point[key] for point in points], linewidth=1.2, marker=marker)
-        axis.set_xlabel("step")
-        axis.set_ylabel(key.replace("_", " ") + " (nats)" * key.endswith("loss"))
-        axis.grid(alpha=0.3)
+        _label_steps(axis, key.replace("_", " ") + " (nats)" * key.endswith("loss"))
         if key == accuracy or key.endswith("_accuracy"):
             axis.set_ylim(0, 1)
         styles = itertools.cycle(("--", ":", "-."))
@@ -273,10 +274,8 @@ def _draw_probes(axis, probes):
         axis.plot(steps, found, color=f"C{i}", marker="os"[i], markersize=3, label=name)
         if steps[0] == 0:
             axis.axhline(found[0], color=f"C{i}", linestyle=":", linewidth=1, label="at step 0")
-    axis.set_xlabel("step")
-    axis.set_ylabel("accuracy by frozen features")
+    _label_steps(axis, "accuracy by frozen features")
     axis.set_ylim(0, 1)
-    axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
 
 
@@ -286,7 +285,7 @@ def draw_finetuning(
     split: str = "test",
     kind: str = "png",
     metric: str = "top1",
-    baseline: str | None = None,
+    recipes: list = (),
 ) -> None:
     """Draws training loss, test loss and test accuracy over steps (the paper's Figure 3).
 
@@ -297,55 +296,53 @@ def draw_finetuning(
       split: "test" or "validation".
       kind: "png" or "svg".
       metric: Which accuracy, "top1" or "balanced_accuracy".
-      baseline: The label of the runs that all others are compared with; they are grey.
+      recipes: The recipes of the plan, see `draw_label_fractions`, if the labels are recipes.
     """
     figure, axes = _subplots(3, 11, 3)
     labels = list(dict.fromkeys(label for label, *_ in runs))
-    others = [label for label in labels if label != baseline]
-    styles = dict(zip([baseline, *others], _styles(0)))
-    for axis, which, key, title in (
-        (axes[0], 1, "loss", "training loss (nats)"),
-        (axes[1], 2, f"{split}_loss", f"{split} loss (nats)"),
-        (axes[2], 2, f"{split}_{metric}", f"{split} {_ACCURACY[metric]}"),
+    looks = _looks(recipes or [None, *labels])  # without a plan, no label is the baseline
+    for axis, which, key, scale, title in (
+        (axes[0], 1, "loss", 1, "training loss (nats)"),
+        (axes[1], 2, f"{split}_loss", 1, f"{split} loss (nats)"),
+        (axes[2], 2, f"{split}_{metric}", 100, f"{split} {_ACCURACY[metric]} (%)"),
     ):
         for run in runs:
             points = [point for point in run[which] if key in point]
             axis.plot(
                 [point["step"] for point in points],
-                [point[key] for point in points],
-                **styles[run[0]] if which == 2 else {**styles[run[0]], "marker": None},
+                [scale * point[key] for point in points],
+                **looks[run[0]] if which == 2 else {**looks[run[0]], "marker": None},
                 markersize=4,
                 linewidth=1.2,
             )
-        axis.set_xlabel("step")
-        axis.set_ylabel(title)
-        axis.grid(alpha=0.3)
-    for label in labels:
-        # A label that begins with _ would not be shown.
-        axes[0].plot([], [], **styles[label], markersize=4, label=f" {_escape(label)}")
-    if len(labels) > 1:
-        axes[0].legend()
+        _label_steps(axis, title)
+    if any(labels):
+        _legend(figure, {label: looks[label] for label in labels})
     _save(figure, path, kind)
 
 
-def draw_label_fractions(path, lines: dict, kind: str = "png") -> None:
+def draw_label_fractions(path, lines: dict, recipes: list, kind: str = "png") -> None:
     """Draws accuracy over the number of labelled images, and the gain (the paper's Figure 4).
 
     Args:
       path: A file name, or a file that is open for writing.
-      lines: {recipe: `experiments.tables.Line`s}. Bars are standard deviations on the left, 95 %
-        intervals of the difference on the right.
+      lines: {recipe: `experiments.tables.Line`s}, all with the same baseline. Bars are standard
+        deviations on the left, 95 % intervals of the difference on the right.
+      recipes: The recipes of the plan, the baseline first. A recipe's position is its look, so that
+        it is the same in all figures of an experiment.
       kind: "png" or "svg".
     """
-    figure, (left, right) = _subplots(2, 9, 3.4)
-    for i, ((recipe, found), style) in enumerate(zip(lines.items(), _styles(0))):
+    figure, (left, right) = _subplots(2, 8, 3.4)
+    looks = _looks(recipes)
+    for i, (recipe, found) in enumerate(lines.items()):
         found = sorted(found, key=lambda line: line.labelled_images)
         aside = 1.02 ** (i - (len(lines) - 1) / 2)  # so that no bar hides another
-        images = [aside * line.labelled_images for line in found]
-        label, style = f" {_escape(recipe)}", {**style, "markersize": 5, "capsize": 3}
-        means = [100 * line.mean for line in found]
+        style = {**looks[recipe], "markersize": 5, "capsize": 3}
         left.errorbar(
-            images, means, [100 * (line.deviation or 0) for line in found], label=label, **style
+            [aside * line.labelled_images for line in found],
+            [100 * line.mean for line in found],
+            [100 * (line.deviation or 0) for line in found],
+            **style,
         )
         gains = [line for line in found if line.difference is not None]
         if gains:
@@ -353,27 +350,26 @@ def draw_label_fractions(path, lines: dict, kind: str = "png") -> None:
                 [aside * line.labelled_images for line in gains],
                 [100 * line.difference.mean for line in gains],
                 [100 * (line.difference.half_width or 0) for line in gains],
-                label=f" {_escape(recipe)} - {_escape(gains[0].baseline)}",
                 **style,
             )
     right.axhline(0, color="0.2", linewidth=0.8)
     every = [line for found in lines.values() for line in found]
     counts = sorted({line.labelled_images for line in every})
     accuracy = f"{_ACCURACY[every[0].metric]} (%)"
-    for axis, title in ((left, accuracy), (right, "difference (points)")):
+    baseline = next((line.baseline for line in every if line.difference is not None), "baseline")
+    for axis, title in ((left, accuracy), (right, f"recipe − {_escape(baseline)} (points)")):
         axis.set_xscale("log")
         axis.set_xticks(counts, [f"{count:,}" for count in counts])
         axis.minorticks_off()
         axis.set_xlabel("labelled images")
         axis.set_ylabel(title)
         axis.grid(alpha=0.3)
-        if axis.has_data():
-            axis.legend(fontsize=8)
+    _legend(figure, {recipe: looks[recipe] for recipe in lines})
     _save(figure, path, kind)
 
 
 def draw_pretext_and_downstream(
-    path, points: dict, pretext: str, kind: str = "png", metric: str = "top1"
+    path, points: dict, pretext: str, recipes: list, kind: str = "png", metric: str = "top1"
 ) -> None:
     """Draws accuracy after finetuning over accuracy at the pretext task, one dot per network.
 
@@ -381,21 +377,24 @@ def draw_pretext_and_downstream(
       path: A file name, or a file that is open for writing.
       points: {task: {recipe: float `[n, 2]`, both accuracies}}.
       pretext: Name of the accuracy at the pretext task.
+      recipes: The recipes of the plan, see `draw_label_fractions`.
       kind: "png" or "svg".
       metric: See `draw_finetuning`.
     """
-    figure, axes = _subplots(len(points), 1.2 + 3.4 * len(points), 3.4)
-    recipes = list(dict.fromkeys(recipe for found in points.values() for recipe in found))
-    styles = dict(zip(recipes, _styles(1)))
+    columns = min(2, len(points))  # more would be too small on a page
+    rows = -(-len(points) // columns)
+    figure, axes = _subplots(len(points), 1.2 + 3.4 * columns, 3.4 * rows, columns)
+    # A network has no line.
+    looks = {recipe: {**look, "linestyle": ""} for recipe, look in _looks(recipes).items()}
     for axis, (task, found) in zip(axes, points.items()):
         for recipe, dots in found.items():
-            style = {"color": styles[recipe]["color"], "marker": styles[recipe]["marker"]}
-            axis.plot(*100 * dots.T, linestyle="", label=f" {_escape(recipe)}", **style)
-        axis.set_title(_escape(task), fontsize=9)
-        axis.set_xlabel(f"{pretext} (%)")
-        axis.set_ylabel(f"{_ACCURACY[metric]} after finetuning (%)")
+            axis.plot(*100 * dots.T, **looks[recipe])
+        axis.set_title(_escape(task), fontsize=10)
+        axis.set_xlabel(f"{pretext} (%)", fontsize=9)
+        axis.set_ylabel(f"{_ACCURACY[metric]} after finetuning (%)", fontsize=9)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+    drawn = {recipe for found in points.values() for recipe in found}
+    _legend(figure, {recipe: look for recipe, look in looks.items() if recipe in drawn})
     _save(figure, path, kind)
 
 
@@ -464,10 +463,40 @@ def _figure(width, height):
     return Figure(figsize=(width, height), dpi=_DPI, layout="none")
 
 
-def _subplots(columns, width, height):
+def _subplots(panels, width, height, columns=None):
+    """A figure and its panels, row by row; all in one row without `columns`."""
     figure = _figure(width, height)
     figure.set_layout_engine("constrained")
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
+    columns = columns or panels
+    rows = -(-panels // columns)
+    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(panels)]
+
+
+def _label_steps(axis, title):
+    axis.set_xlabel("step")
+    axis.set_ylabel(title)
+    axis.grid(alpha=0.3)
+    # One tick is enough: for two, an axis with a single point would have fractions of a step.
+    axis.locator_params(axis="x", integer=True, min_n_ticks=1)
+
+
+def _legend(figure, looks):
+    """Names the recipes below all panels, where they cover no data; {recipe: its look}."""
+    from matplotlib.lines import Line2D  # slow, as in `_figure`
+
+    width, height = figure.get_size_inches()
+    entry = 0.9 + 0.085 * max(map(len, looks))  # inches: the line, and the letters
+    columns = min(max(1, int(width / entry)), len(looks))
+    figure.set_size_inches(width, height + 0.2 * -(-len(looks) // columns))
+    figure.legend(
+        [Line2D([], [], **look) for look in looks.values()],
+        [f" {_escape(recipe)}" for recipe in looks],  # one that begins with _ would not be shown
+        loc="outside lower center",
+        ncols=columns,
+        handlelength=3.2,  # one period of the longest dash
+        fontsize=9,
+        frameon=False,
+    )
 
 
 def _escape(text):

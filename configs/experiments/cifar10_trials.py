@@ -40,10 +40,9 @@ def get_config() -> Experiment:
     pretrained("instance-view16", "instance", 4000, size=16)
     pretrained("instance-view24", "instance", 1778, size=24)
 
-    pretrained("published-4000", "published", 4000)
     pretrained("instance-500", "instance", 500)
     pretrained("instance-4000", "instance", 4000)
-    for steps in (500, 1000, 2000, 8000):
+    for steps in (500, 1000, 2000):
         pretrained(f"instance-view16-{steps}", "instance", steps, size=16)
 
     def finetuned(name, starts, settings):

@@ -47,26 +47,28 @@ def write_summary(
     if not lines:
         raise UserError(f"{', '.join(paths)}: no finetuning of this experiment has finished yet")
     drawings, gains, metric = {}, {}, lines[0].metric
-    first = next(iter(experiment.recipes))
+    recipes = list(experiment.recipes)
     for line in lines:
         of_all = not experiment.tasks[line.task].recipes
-        if of_all and line.labelled_images is not None and line.baseline in ("", first):
+        if of_all and line.labelled_images is not None and line.baseline in ("", recipes[0]):
             gains.setdefault(line.recipe, []).append(line)
     if any(len({line.labelled_images for line in found}) > 1 for found in gains.values()):
-        drawings["labels"] = lambda file, kind: figures.draw_label_fractions(file, gains, kind)
+        drawings["labels"] = lambda file, kind: (
+            figures.draw_label_fractions(file, gains, recipes, kind)
+        )
     for column, title in PRETEXT_ACCURACIES.items():
         found = pretext_and_downstream(experiment, rows, column)
         # Two dots show nothing.
         points = {task: dots for task, dots in found.items() if sum(map(len, dots.values())) > 2}
         if points:
             drawings[column] = lambda file, kind, points=points, title=title: (
-                figures.draw_pretext_and_downstream(file, points, title, kind, metric)
+                figures.draw_pretext_and_downstream(file, points, title, recipes, kind, metric)
             )
     # In the plan's order, as in the other figures; a table may have rows of other recipes, too.
-    ordered = [row for recipe in experiment.recipes for row in rows if row["recipe"] == recipe]
+    ordered = [row for recipe in recipes for row in rows if row["recipe"] == recipe]
     for task, runs in _curves(ordered, cells).items():
         drawings[f"curves-{task}"] = lambda file, kind, runs=runs: figures.draw_finetuning(
-            file, *runs, kind, metric, first
+            file, *runs, kind, metric, recipes
         )
     markdown = to_markdown(lines)
     if lost := lost_predictions(experiment, rows, predictions):

@@ -6,6 +6,8 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from selfie_tf import figures
+from selfie_tf.experiments.statistics import Difference
+from selfie_tf.experiments.tables import Line
 
 from helpers import make_batch
 
@@ -212,6 +214,17 @@ def test_probes_take_a_panel_with_the_accuracies_of_step_0(monkeypatch):
     assert len(saved[0].axes[1].lines) == 1
 
 
+def legend_of(figure):
+    """{name: (colour, marker, dash)}, as a reader finds it."""
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    return dict(zip(names, map(look, legend.get_lines()), strict=True))
+
+
+def look(line):
+    return line.get_color(), line.get_marker(), str(line._unscaled_dash_pattern)
+
+
 def test_finetuning_curves_have_a_style_per_label_and_the_baseline_is_grey(monkeypatch):
     points = [{"step": s, "loss": 2.0 / s, "top1": 0.1} for s in range(1, 5)]
     tests = [{"step": s, "test_loss": 1.0 / s, "test_top1": 0.1 * s} for s in range(1, 5)]
@@ -222,8 +235,8 @@ def test_finetuning_curves_have_a_style_per_label_and_the_baseline_is_grey(monke
 
     saved = []
     monkeypatch.setattr(figures, "_save", lambda figure, *_: saved.append(figure))
-    for baseline in (None, "$a^$"):
-        figures.draw_finetuning(None, runs, baseline=baseline)
+    for recipes in ((), ["$a^$", "_b"]):
+        figures.draw_finetuning(None, runs, recipes=recipes)
     styles = [
         [(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines[:3]]
         for figure in saved
@@ -231,8 +244,32 @@ def test_finetuning_curves_have_a_style_per_label_and_the_baseline_is_grey(monke
     for a, b, again in styles:
         assert a == again and a[0] != b[0] and a[1] != b[1]
     assert [found[0][0] == "0.45" for found in styles] == [False, True]
-    shown = [[text.get_text() for text in f.axes[0].get_legend().get_texts()] for f in saved]
-    assert shown == [[r" \$a^\$", " _b"]] * 2
+    for figure in saved:
+        looks = [look(line) for line in figure.axes[1].lines[:2]]
+        assert legend_of(figure) == dict(zip([r" \$a^\$", " _b"], looks, strict=True))
+
+
+def test_one_recipe_is_named_and_a_run_without_a_label_needs_no_legend(monkeypatch):
+    saved = []
+    monkeypatch.setattr(figures, "_save", lambda figure, *_: saved.append(figure))
+    for label in ("scratch", ""):
+        figures.draw_finetuning(None, [(label, [{"step": 1, "loss": 2.0}], [])])
+    assert list(legend_of(saved[0])) == [" scratch"] and not saved[1].legends
+
+
+@pytest.mark.parametrize("steps", [(2, 4), (4,), (1, 7), (250, 500, 12_500)])
+def test_ticks_are_whole_steps(steps, monkeypatch):
+    saved = []
+    monkeypatch.setattr(figures, "_save", lambda figure, *_: saved.append(figure))
+    points = [{"step": s, "loss": 2.0, "top1": 0.1} for s in steps]
+    tests = [{"step": s, "test_loss": 1.0, "test_top1": 0.1} for s in steps]
+    figures.draw_finetuning(None, [("", points, tests)])
+    probes = [{"step": s, "knn_top1": 0.5, "linear_probe_top1": 0.6} for s in steps]
+    figures.draw_curves(None, points, "top1", {}, (), probes)
+    for axis in (axis for figure in saved for axis in figure.axes):
+        low, high = axis.get_xlim()
+        ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+        assert ticks and all(tick == round(tick) for tick in ticks)
 
 
 def test_finetuning_curves_show_the_accuracy_that_recipes_are_compared_by(monkeypatch):
@@ -242,8 +279,8 @@ def test_finetuning_curves_show_the_accuracy_that_recipes_are_compared_by(monkey
     for metric in ("top1", "balanced_accuracy"):
         figures.draw_finetuning(None, [("", [], tests)], "validation", metric=metric)
     axes = [figure.axes[2] for figure in saved]
-    assert [list(axis.lines[0].get_ydata()) for axis in axes] == [[0.5], [0.2]]
-    names = ["validation accuracy", "validation balanced accuracy"]
+    assert [list(axis.lines[0].get_ydata()) for axis in axes] == [[50], [20]]
+    names = ["validation accuracy (%)", "validation balanced accuracy (%)"]
     assert [axis.get_ylabel() for axis in axes] == names
 
 
@@ -252,12 +289,83 @@ def test_recipes_differ_in_greyscale_too_and_many_have_looks_of_their_own(monkey
     monkeypatch.setattr(figures, "_save", lambda figure, *_: saved.append(figure))
     runs = [(str(i), [], [{"step": 1, "test_top1": 0.5}]) for i in range(30)]
     figures.draw_finetuning(None, runs)
-    lines = saved[0].axes[2].lines[:30]
-    looks = [(line.get_color(), line.get_marker(), line._dash_pattern) for line in lines]
-    assert len(set(map(str, looks))) == 30
-    # The lightness of the first six, as a grey print shows it.
-    greys = sorted(255 * np.dot(to_rgb(color), [0.299, 0.587, 0.114]) for color, *_ in looks[:6])
-    assert min(np.diff(greys)) > 15 and greys[-1] < 200
+    figures.draw_finetuning(None, runs, recipes=[label for label, *_ in runs])
+    for figure in saved:
+        looks = [look(line) for line in figure.axes[2].lines]
+        assert len(set(looks)) == 30
+        # The lightness of the first six, as a grey print shows it.
+        colors = [to_rgb(color) for color, *_ in looks]
+        greys = sorted(255 * np.dot(color, [0.299, 0.587, 0.114]) for color in colors[:6])
+        assert min(np.diff(greys)) > 15 and greys[-1] < 200
+    # Of the last figure, that of a plan: no other recipe is taken for the baseline.
+    assert [len(set(color)) == 1 for color in colors] == [True] + 29 * [False]
+
+
+def lines_of(recipe, difference=None):
+    counts = (3, 3, 0)  # of pretrainings, finetunings, and those that diverged
+    return [Line(recipe, "", 0.5, 0.02, *counts, images, "a", difference) for images in (500, 2500)]
+
+
+def test_a_recipe_looks_the_same_in_all_figures_of_a_summary(rng, monkeypatch):
+    saved = []
+    monkeypatch.setattr(figures, "_save", lambda figure, *_: saved.append(figure))
+    recipes, found = ["a", "b", "c", "d"], {}
+    for shown in (recipes, ["b", "d"], ["d"]):
+        runs = [(recipe, [{"step": 1, "loss": 2.0}], []) for recipe in shown]
+        figures.draw_finetuning(None, runs, recipes=recipes)
+        figures.draw_label_fractions(None, {r: lines_of(r) for r in shown}, recipes)
+        dots = {"1%": {recipe: rng.random([3, 2]) for recipe in shown}}
+        figures.draw_pretext_and_downstream(None, dots, "patch accuracy", recipes)
+        for figure in saved[-3:]:
+            legend = legend_of(figure)
+            assert list(legend) == [f" {recipe}" for recipe in shown]
+            caps = ("_", "|")  # of error bars
+            lines = [line for line in figure.axes[0].lines if line.get_marker() not in caps]
+            assert [line.get_color() for line in lines] == [color for color, *_ in legend.values()]
+            for name, (color, marker, _) in legend.items():
+                found.setdefault(name, set()).add((color, marker))
+    assert [len(looks) for looks in found.values()] == [1, 1, 1, 1]
+    assert len(set.union(*found.values())) == 4
+
+
+@pytest.mark.parametrize(
+    "panels, rows, columns", [(1, 1, 1), (2, 1, 2), (3, 2, 2), (4, 2, 2), (5, 3, 2)]
+)
+def test_the_legend_of_the_dots_covers_nothing(panels, rows, columns, rng, monkeypatch):
+    saved = []
+    monkeypatch.setattr(figures, "_save", lambda figure, *_: saved.append(figure))
+    recipes = ["scratch", *(f"located-enlarge-instance-{i}" for i in range(7))]
+    points = {
+        f"{i}%": {recipe: rng.random([20, 2]) for recipe in recipes[1:]} for i in range(panels)
+    }
+    figures.draw_pretext_and_downstream(None, points, "patch accuracy", recipes)
+    (figure,) = saved
+    figure.draw_without_rendering()
+    assert len(figure.axes) == panels and figure.get_size_inches()[0] <= 8
+    places = [axis.get_position() for axis in figure.axes]
+    assert len({round(p.x0, 3) for p in places}) == columns
+    assert len({round(p.y0, 3) for p in places}) == rows
+    assert list(legend_of(figure)) == [f" {recipe}" for recipe in recipes[1:]]
+    box = figure.legends[0].get_window_extent()
+    assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and figure.bbox.y0 <= box.y0
+    for axis in figure.axes:
+        assert axis.get_legend() is None
+        assert not box.overlaps(axis.get_tightbbox())  # with its labels
+        for line in axis.lines:
+            dots = axis.transData.transform(line.get_xydata())
+            assert axis.bbox.count_contains(dots) == 20 and box.count_contains(dots) == 0
+
+
+def test_differences_name_their_baseline_with_a_minus_sign(monkeypatch):
+    saved = []
+    monkeypatch.setattr(figures, "_save", lambda figure, *_: saved.append(figure))
+    gain = Difference(0.05, 0.01, None, 3, 3)
+    figures.draw_label_fractions(None, {"a": lines_of("a"), "b": lines_of("b", gain)}, ["a", "b"])
+    left, right = saved[0].axes
+    assert left.get_ylabel() == "accuracy (%)"
+    assert right.get_ylabel() == "recipe \N{MINUS SIGN} a (points)"
+    (drawn,) = (line for line in right.lines if line.get_marker() == "o")
+    assert list(drawn.get_ydata()) == [5, 5]
 
 
 @pytest.mark.parametrize("count", [3, 40])
