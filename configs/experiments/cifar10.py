@@ -11,7 +11,7 @@ was chosen, so eight others are made: with fewer pairs no exact test can give p 
 1%-batch32 finetunes with small batches, which helped random weights on validation images.
 1%-long and 5%-long train random weights for as many operations as the published form's pretraining
 and finetuning together. 5%-long finetunes instance-view16 for as many steps, too.
-Result: see docs/RESULTS.md (under way).
+Result: see docs/RESULTS.md.
 """
 
 import copy
