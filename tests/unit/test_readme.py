@@ -101,8 +101,9 @@ def test_the_short_table_is_that_of_the_runs(start, name, task, recipes):
     assert f"{lines[recipes[-1], task].pretrainings} pretrainings each" in line
 
 
-def test_the_seeds_of_the_quickstart_are_those_of_its_runs():
-    found = {row["cell"]: row for row in rows_of("quickstart")}
+@pytest.mark.parametrize("name", ["quickstart", "second_machine/quickstart"])
+def test_the_seeds_of_the_quickstart_are_those_of_its_runs(name):
+    found = {row["cell"]: row for row in rows_of(name)}
     for seed in range(5):
         scratch, selfie, plus = (
             100 * found[f"{recipe}/{seed}/5%/{seed}"]["top1"]
@@ -112,6 +113,14 @@ def test_the_seeds_of_the_quickstart_are_those_of_its_runs():
         expected = f"| {seed} | {scratch:.1f} | {selfie:.1f} | {selfie - scratch:+.1f} "
         expected += f"| {patch:.3f} | {plus:.1f} | {plus - scratch:+.1f} |"
         assert expected in RESULTS
+
+
+def test_the_table_of_the_second_machine_is_that_of_its_runs():
+    name = "second_machine/quickstart"
+    experiment = config_files.load_experiment("experiments/quickstart")
+    predictions = os.path.join(ROOT, "docs", "results", f"{name}_predictions")
+    table = tables.to_markdown(tables.summarize(experiment, rows_of(name), predictions))
+    assert f"\n\n{table}\n" in RESULTS
 
 
 def test_the_suggested_labels_are_those_of_their_runs():
