@@ -40,10 +40,8 @@ def pretraining(query="pooled", pad_mode="zeros", jigsaw=1.0, instance=0.0):
 
 def finetuning(fraction, steps):
     """ResNet-50 of width 16 on a fraction of the labels."""
-    config = small(get("finetune_cifar10"))
+    config = get("finetune_plus_cifar10")  # pads with the mirrored image, see padding.py
     config.data.label_fraction = fraction
-    config.data.pad_mode = "reflect"  # the best for random weights, see padding.py
-    config.optimizer.warmup_steps = 50
     config.train.steps = config.train.eval_every = steps
     return config
 

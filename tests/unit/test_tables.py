@@ -236,11 +236,12 @@ def test_frozen_features_of_every_network(experiment, found):
 def test_two_networks_are_not_drawn_as_a_relation(experiment, found, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        figures, "draw_pretext_and_downstream", lambda _, points, *rest: drawn.append(points)
+        figures, "draw_pretext_and_downstream", lambda *arguments: drawn.append(arguments[1:])
     )
     rows.write_table(tmp_path / "a.csv", found)
     write_summary(experiment, [str(tmp_path / "a.csv")], "", str(tmp_path / "out"))
-    assert drawn and all(set(points) == {"1%"} for points in drawn)
+    assert drawn and all(set(points) == {"1%"} for points, *_ in drawn)
+    assert all(recipes == ["scratch", "selfie", "plus"] for _, _, recipes, *_ in drawn)
 
 
 def test_curves_are_in_the_order_of_the_plan_and_their_baseline_is_its_first(
